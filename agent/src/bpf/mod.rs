@@ -1,0 +1,48 @@
+//! The kernel half, seen from user space: preflight, field offsets from BTF, load, attach, read.
+//!
+//! The only module tree that imports `aya`.
+
+use std::fmt;
+
+pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
+
+/// How the programs are attached to the kernel. All hooks share one engine and count alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// `fexit` on the protocols' send and receive functions: the cheapest. Needs BTF and BPF trampolines.
+    Fentry,
+    /// `kprobe` and `kretprobe` on the same functions. Needs `CONFIG_KPROBES`.
+    Kprobe,
+    /// Raw tracepoints `sock_send_length` and `sock_recv_length`, or `sys_exit` before Linux 6.3. Needs neither.
+    Tracepoint,
+}
+
+impl Hook {
+    /// Every hook, best first: the order in which `auto` tries them.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The hook's name on the command line and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One counter as read from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// What was counted, and for whom.
+    pub key: CounterKey,
+    /// How often since the programs were attached.
+    pub value: u64,
+}
