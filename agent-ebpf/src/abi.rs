@@ -7,7 +7,7 @@
 pub mod maps {
     /// Hash map of [`super::CounterKey`] to `u64`: how often it happened since the programs were attached.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Per-CPU array indexed by [`super::Loss`] of `u64`: what could not be counted, by cause.
+    /// Array indexed by [`super::Loss`] of `u64`: what could not be counted, by cause.
     pub const LOSSES: &str = "LOSSES";
     /// LRU hash map of `struct sock *` to [`crate::http::Connection`].
     pub const CONNECTIONS: &str = "CONNECTIONS";
@@ -100,6 +100,126 @@ impl Loss {
             Self::ForeignProcess => "foreign_process",
         }
     }
+}
+
+/// Names of the global variables that user space sets before the programs are loaded.
+pub mod globals {
+    /// `[u32; Setting::COUNT]`, indexed by [`super::Setting`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// `[u8; SYSCALLS_LEN]`, indexed by system call number: a [`super::syscall`] description, or 0.
+    pub const SYSCALLS: &str = "SYSCALLS";
+}
+
+/// What the programs have to be told about the running kernel. Rust has no CO-RE relocations, so user space reads
+/// this from the kernel's BTF; the values sit in a frozen read-only map, where the verifier sees constants.
+///
+/// Unless said otherwise a byte offset of a field in its structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Setting {
+    /// `sock.__sk_common.skc_family`, two bytes.
+    SockFamily,
+    /// `sock.sk_protocol`, two bytes.
+    SockProtocol,
+    /// `sock.sk_type`, two bytes.
+    SockType,
+    /// `sock.sk_socket`.
+    SockSocket,
+    /// `tcp_sock.copied_seq`, four bytes.
+    TcpCopiedSeq,
+    /// `tcp_sock.write_seq`, four bytes.
+    TcpWriteSeq,
+    /// `tcp_sock.rcv_nxt`, four bytes.
+    TcpRcvNxt,
+    /// `tcp_sock.bytes_received`, eight bytes.
+    TcpBytesReceived,
+    /// `socket.sk`.
+    SocketSock,
+    /// From a `struct socket` to the `i_ino` of the inode it is allocated with (`struct socket_alloc`).
+    SocketInodeNumber,
+    /// `msghdr.msg_iter`.
+    MsgIter,
+    /// `iov_iter.iter_type`, one byte; before Linux 5.14 `iov_iter.type`.
+    IterType,
+    /// `iov_iter.iov_offset`.
+    IterOffset,
+    /// `iov_iter.__iov` (before Linux 6.4 `iov`), which shares its place with `ubuf`.
+    IterIov,
+    /// Value, not an offset: `ITER_IOVEC`.
+    IterTypeIovec,
+    /// Value: `ITER_UBUF`, or [`Setting::NONE`] before Linux 6.0.
+    IterTypeUbuf,
+    /// Value: the bits of `IterType` that hold the type. Before Linux 5.14 bit 0 is the direction.
+    IterTypeMask,
+    /// Value: index of the `flags` argument of `tcp_recvmsg`.
+    TcpRecvmsgFlags,
+    /// Value: how many arguments `tcp_recvmsg` has; the return value comes after them.
+    TcpRecvmsgArgs,
+    /// `task_struct.group_leader`.
+    TaskGroupLeader,
+    /// `task_struct.start_boottime`.
+    TaskStartBoottime,
+    /// `task_struct.thread_pid`.
+    TaskThreadPid,
+    /// `pid.level`, four bytes.
+    PidLevel,
+    /// `pid.numbers`.
+    PidNumbers,
+    /// `upid.nr`, four bytes.
+    UpidNr,
+    /// `upid.ns`.
+    UpidNs,
+    /// Size of `struct upid`.
+    UpidSize,
+    /// `pid_namespace.ns.inum`, four bytes.
+    PidNamespaceInum,
+    /// Value: inode number of the agent's PID namespace, or 0 if that is the initial one.
+    PidNamespace,
+    /// `task_struct.files`.
+    TaskFiles,
+    /// `files_struct.fdt`.
+    FilesFdt,
+    /// `fdtable.max_fds`, four bytes.
+    FdtableMaxFds,
+    /// `fdtable.fd`.
+    FdtableFd,
+    /// `file.f_inode`.
+    FileInode,
+    /// `file.private_data`.
+    FilePrivateData,
+    /// `inode.i_mode`, two bytes.
+    InodeMode,
+}
+
+impl Setting {
+    /// How many there are.
+    pub const COUNT: usize = Self::InodeMode as usize + 1;
+    /// Value of a setting that this kernel does not have.
+    pub const NONE: u32 = u32::MAX;
+}
+
+/// System call numbers known to [`globals::SYSCALLS`].
+pub const SYSCALLS_LEN: usize = 512;
+
+/// How a system call moves bytes over a socket: one byte per call number. Calls with the descriptor first and the
+/// data second, all of them, which makes it small.
+pub mod syscall {
+    /// Mask of the kind.
+    pub const KIND: u8 = 0x0f;
+    /// The second argument is a buffer.
+    pub const BUFFER: u8 = 1;
+    /// The second argument is an array of `struct iovec`.
+    pub const VECTOR: u8 = 2;
+    /// The second argument is a `struct msghdr`.
+    pub const MESSAGE: u8 = 3;
+    /// The data is not in user memory, or not where it could be told from: `sendfile`, `splice`, `sendmmsg`.
+    pub const PAGES: u8 = 4;
+    /// Set if bytes are sent, clear if they are received.
+    pub const SENT: u8 = 0x10;
+    /// Set if the third argument has `MSG_*` flags.
+    pub const FLAGS_THIRD: u8 = 0x20;
+    /// Set if the fourth argument has `MSG_*` flags.
+    pub const FLAGS_FOURTH: u8 = 0x40;
 }
 
 const _: () = {

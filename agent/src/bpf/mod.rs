@@ -2,7 +2,18 @@
 //!
 //! The only module tree that imports `aya`.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
+
+use thiserror::Error;
+
+mod btf;
+mod counters;
+mod preflight;
+mod probes;
+mod settings;
+
+pub use preflight::{Check, CheckState, Preflight, preflight};
+pub use probes::{Error, Probes};
 
 pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
 
@@ -37,6 +48,49 @@ impl fmt::Display for Hook {
         f.write_str(self.name())
     }
 }
+
+/// Which hook to attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// The best one that attaches.
+    #[default]
+    Auto,
+    /// This one or none.
+    Only(Hook),
+}
+
+impl fmt::Display for HookChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(hook) => hook.fmt(f),
+        }
+    }
+}
+
+/// A word that names no hook.
+#[derive(Debug, Error)]
+#[error("no such hook: use auto, fentry, kprobe or tracepoint")]
+pub struct UnknownHook;
+
+impl FromStr for HookChoice {
+    type Err = UnknownHook;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "auto" {
+            return Ok(Self::Auto);
+        }
+        Hook::ALL
+            .into_iter()
+            .find(|hook| hook.name() == word)
+            .map(Self::Only)
+            .ok_or(UnknownHook)
+    }
+}
+
+/// How often each [`Loss`] happened since the programs were attached, indexed by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses(pub [u64; Loss::ALL.len()]);
 
 /// One counter as read from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,40 @@
+# `make` lists what there is. Tools that are missing are installed by `make setup` (Debian 12; elsewhere it names them).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build run demo test lint clean
+
+# Before cargo: the cache, and a cargo that is new enough.
+env := source .ci/env;
+
+# The agent needs root to load programs into the kernel.
+as_root := $$([[ $$EUID == 0 ]] || echo --config "target.$$(rustc -vV | sed -n 's/^host: //p').runner='sudo'")
+
+# What is built here is meant to run: without the BPF toolchain that is an error, not a warning.
+build run demo test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
+
+help:
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: ## install what is missing to build and run
+	.ci/setup
+
+build: ## build agent and operator for release
+	$(env) cargo build --release --bins -p scope-http-statistics-agent -p scope-http-statistics-operator
+
+run: ## run the agent in the foreground; flags in ARGS="…"
+	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent -- run $(ARGS)
+
+demo: setup ## install, build, and watch the agent count a real nginx
+	$(env) cargo build --release --bins -p scope-http-statistics-agent
+	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
+
+test: ## all checks and tests, on this kernel and on five others in virtual machines
+	.ci/test
+
+lint: ## formatting, clippy, documentation, dependencies, scripts
+	$(env) .ci/lint
+
+clean: ## remove what was built; not the cache outside the checkout
+	$(env) cargo clean

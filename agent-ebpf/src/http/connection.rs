@@ -1,0 +1,219 @@
+//! Both directions of one connection, and what one has to know about the other.
+
+use super::{
+    event::Event,
+    stream::{Direction, RECEIVED, SENT, Stream, stage},
+};
+use crate::abi::{CODE_UNKNOWN, Loss};
+
+/// Outstanding requests whose method is remembered on one connection.
+pub(super) const PIPELINE: u16 = 32;
+
+/// Calls on a connection that was open before it could be watched that may look like something else before it is
+/// taken for something else. Such a connection may be in the middle of a body, so one look proves nothing.
+const DOUBTS: u8 = 64;
+
+/// What a request's method means for the framing of its response (RFC 9112 section 6.3). Two bits.
+pub(super) struct Method;
+
+impl Method {
+    /// Nothing.
+    pub(super) const OTHER: u8 = 0;
+    /// The response has no body.
+    pub(super) const HEAD: u8 = 1;
+    /// A successful response turns the connection into a tunnel.
+    pub(super) const CONNECT: u8 = 2;
+}
+
+/// Which side of the connection the process is, as far as is known.
+pub(super) struct Role;
+
+impl Role {
+    /// Not known yet.
+    pub(super) const UNKNOWN: u8 = 0;
+    /// It received a request line or sent a status line.
+    pub(super) const SERVER: u8 = 1;
+}
+
+/// What the eBPF programs remember of a connection: 72 bytes, fixed.
+///
+/// Each direction's program writes its own [`Stream`]. Of the rest, `methods` and `pushed` belong to the receiving
+/// side and `popped` to the sending side, so that a process that receives on one CPU and sends on another at the
+/// same time loses nothing. The other fields are written once, at a moment when only one side can be at work.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Connection {
+    pub(super) received: Stream,
+    pub(super) sent: Stream,
+    /// Methods of the outstanding requests: a ring of [`PIPELINE`] times two bits.
+    methods: u64,
+    /// Tells two sockets apart that had the same address one after the other, where the hook cannot see the first
+    /// one go; 0 where it can.
+    pub identity: u64,
+    /// Requests received, modulo 2^16.
+    pushed: u16,
+    /// Final responses sent, modulo 2^16.
+    popped: u16,
+    /// One of [`Role`].
+    pub(super) role: u8,
+    /// 1 if the connection was seen from its first byte, 0 if it was open before.
+    seen_from_start: u8,
+    /// How often a connection of unknown role looked like something else.
+    doubts: u8,
+    /// Bit 0: receiving lost its place and that was counted; bit 1: the same for sending.
+    lost: u8,
+}
+
+impl Connection {
+    /// A connection first seen now: `seen_from_start` tells whether this is its first byte.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(identity: u64, seen_from_start: bool) -> Self {
+        Self { identity, seen_from_start: u8::from(seen_from_start), ..Self::default() }
+    }
+
+    /// True if nothing that goes that way will ever be counted: the caller can stop here.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_ignored(&self, direction: Direction) -> bool {
+        let stage = match direction {
+            Direction::Received => self.received.stage,
+            Direction::Sent => self.sent.stage,
+        };
+        stage == stage::REJECTED || stage == stage::TUNNEL
+    }
+
+    /// Sets the TCP sequence number of the byte after the last one seen in each direction.
+    #[inline(always)]
+    pub fn set_positions(&mut self, received: u32, sent: u32) {
+        self.received.position = received;
+        self.sent.position = sent;
+    }
+
+    /// Notes that a call took the stream from sequence number `end - len` to `end`, and returns how many bytes
+    /// before that no hook saw: spliced or sent from pages, or moved by a call that was missed.
+    #[inline(always)]
+    pub fn move_position(&mut self, direction: Direction, end: u32, len: u32) -> u32 {
+        let stream = match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        };
+        let gap = end.wrapping_sub(len).wrapping_sub(stream.position);
+        stream.position = end;
+        // Two threads on one socket may be seen in the other order than they ran: then the difference is negative.
+        if gap < 1 << 31 { gap } else { 0 }
+    }
+
+    /// True until the first message.
+    #[inline(always)]
+    pub(super) fn is_new(&self) -> bool {
+        self.role == Role::UNKNOWN
+    }
+
+    /// A call begins: where the place in the stream is unknown, a message may begin with it.
+    #[inline(always)]
+    pub(super) fn begin_call<const DIRECTION: bool>(&mut self) {
+        let stream = self.stream::<DIRECTION>();
+        if stream.stage == stage::LOST {
+            stream.enter(stage::START);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn stream<const DIRECTION: bool>(&mut self) -> &mut Stream {
+        if DIRECTION == RECEIVED { &mut self.received } else { &mut self.sent }
+    }
+
+    /// A request line was received.
+    #[inline(always)]
+    pub(super) fn request(&mut self, method: u8) -> Event {
+        let outstanding = self.pushed.wrapping_sub(self.popped);
+        // A client that sends another request has seen the end of the response before it, so that it had one.
+        if outstanding == 0 && self.sent.stage == stage::UNTIL_CLOSE {
+            self.sent.enter(stage::LOST);
+        }
+        let at = (self.pushed % PIPELINE) * 2;
+        self.methods = (self.methods & !(3 << at)) | (u64::from(method) << at);
+        self.pushed = self.pushed.wrapping_add(1);
+        self.role = Role::SERVER;
+        self.lost &= !1;
+        if outstanding >= PIPELINE {
+            return Event::REQUEST.with(Event::loss(Loss::PipelineTooDeep));
+        }
+        Event::REQUEST
+    }
+
+    /// A final status line was sent: the method of the request it answers. Without one (the request came before
+    /// this connection could be watched, or this is an unasked-for 408) nothing special.
+    #[inline(always)]
+    pub(super) fn take_method(&mut self) -> u8 {
+        self.lost &= !2;
+        // A request that could not be read was answered, so this is a server after all.
+        if self.received.stage == stage::REJECTED {
+            self.received.enter(stage::LOST);
+        }
+        if self.pushed == self.popped {
+            return Method::OTHER;
+        }
+        let at = (self.popped % PIPELINE) * 2;
+        self.popped = self.popped.wrapping_add(1);
+        (self.methods >> at) as u8 & 3
+    }
+
+    /// The bytes ahead are not what HTTP has there.
+    #[inline(always)]
+    pub(super) fn mismatch<const DIRECTION: bool>(&mut self) -> Event {
+        if self.role == Role::SERVER {
+            return self.lose_place::<DIRECTION>(Loss::OutOfSync);
+        }
+        if self.seen_from_start == 0 && self.doubts < DOUBTS {
+            self.doubts += 1;
+            self.stream::<DIRECTION>().enter(stage::LOST);
+            return Event::NONE;
+        }
+        self.stream::<DIRECTION>().enter(stage::REJECTED);
+        // Who sends anything else than a status line is a client, or speaks another protocol. Who receives
+        // something else may still answer it with 400.
+        if DIRECTION == SENT {
+            self.received.enter(stage::REJECTED);
+        }
+        Event::NONE
+    }
+
+    /// The place in the stream is unknown from here on. Counted once, until it is found again.
+    #[inline(always)]
+    pub(super) fn lose_place<const DIRECTION: bool>(&mut self, cause: Loss) -> Event {
+        self.stream::<DIRECTION>().enter(stage::LOST);
+        let bit = if DIRECTION == RECEIVED { 1 } else { 2 };
+        if self.lost & bit != 0 {
+            return Event::NONE;
+        }
+        self.lost |= bit;
+        Event::loss(cause)
+    }
+
+    /// `count` bytes went by that could not be looked at, because of `cause`.
+    #[inline(always)]
+    pub(super) fn unseen<const DIRECTION: bool>(&mut self, count: u64, cause: Loss) -> Event {
+        let stream = self.stream::<DIRECTION>();
+        let skippable = stream.skippable();
+        let skipped = if skippable < count { skippable } else { count };
+        stream.skip(skipped);
+        if skipped == count {
+            return Event::NONE;
+        }
+        let between_messages = stream.stage == stage::START;
+        if self.role == Role::UNKNOWN {
+            self.seen_from_start = 0;
+            self.stream::<DIRECTION>().enter(stage::LOST);
+            return Event::NONE;
+        }
+        if DIRECTION == SENT && between_messages && self.pushed != self.popped {
+            self.take_method();
+            return Event::response(CODE_UNKNOWN).with(self.lose_place::<SENT>(cause));
+        }
+        self.lose_place::<DIRECTION>(cause)
+    }
+}
+
+const _: () = assert!(size_of::<Connection>() == 72);

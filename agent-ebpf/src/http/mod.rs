@@ -1,0 +1,112 @@
+//! The HTTP/1 framing engine: finds the requests a process receives and the responses it sends in what goes over
+//! one connection, and skips everything else.
+//!
+//! [`advance`] takes a connection, a direction and the bytes of one socket call, and never asks where the bytes
+//! come from. Bodies are skipped, not searched, so text in them that looks like HTTP is not counted; that takes
+//! RFC 9112 section 6 in both directions. Goals, in this order: count what a server's access log would count; be
+//! resumable at any byte; do a bounded amount of work in a call; copy and look at as little as possible.
+
+mod connection;
+mod event;
+mod stream;
+mod window;
+
+pub use connection::Connection;
+pub use event::Event;
+pub use stream::Direction;
+pub use window::{WINDOW, Window};
+
+use crate::abi::Loss;
+use stream::{RECEIVED, SENT, step};
+
+/// Pieces of work in one call, at most. What is left then is [`Loss::GaveUp`].
+///
+/// The eBPF verifier of Linux 5.10 walks through every one of them and must not pass one million instructions.
+pub const STEPS: u32 = 400;
+
+/// The bytes of one socket call, in order, and where to report what was found in them.
+pub trait Source {
+    /// Bytes not yet copied or skipped.
+    fn left(&self) -> u64;
+    /// Moves over up to `count` bytes without looking, and returns over how many, if only to the end of a segment.
+    fn skip(&mut self, count: u64) -> u64;
+    /// Copies the next bytes, if only to the end of a segment, or tells why they cannot be read.
+    ///
+    /// # Errors
+    /// The cause to count.
+    fn fill(&mut self, window: &mut Window) -> Result<(), Loss>;
+    /// Something was found.
+    fn found(&mut self, event: Event);
+}
+
+/// Takes the connection over the bytes of one call.
+#[inline(always)]
+pub fn advance<S: Source>(
+    connection: &mut Connection,
+    direction: Direction,
+    window: &mut Window,
+    source: &mut S,
+) {
+    match direction {
+        Direction::Received => advance_in::<RECEIVED, S>(connection, window, source),
+        Direction::Sent => advance_in::<SENT, S>(connection, window, source),
+    }
+}
+
+/// Takes the connection over `count` bytes that cannot be looked at, because of `cause`. Harmless inside a body.
+#[inline(always)]
+#[must_use]
+pub fn advance_unseen(connection: &mut Connection, direction: Direction, count: u64, cause: Loss) -> Event {
+    match direction {
+        Direction::Received => connection.unseen::<RECEIVED>(count, cause),
+        Direction::Sent => connection.unseen::<SENT>(count, cause),
+    }
+}
+
+#[inline(always)]
+fn advance_in<const DIRECTION: bool, S: Source>(
+    connection: &mut Connection,
+    window: &mut Window,
+    source: &mut S,
+) {
+    connection.begin_call::<DIRECTION>();
+    window.clear();
+    for _ in 0..STEPS {
+        if window.left() == 0 {
+            let left = source.left();
+            if left == 0 {
+                return;
+            }
+            let stream = connection.stream::<DIRECTION>();
+            let skippable = stream.skippable();
+            if skippable > 0 {
+                let skipped = source.skip(skippable);
+                stream.skip(skipped);
+                continue;
+            }
+            if let Err(cause) = source.fill(window) {
+                let event = connection.unseen::<DIRECTION>(left, cause);
+                if !event.is_none() {
+                    source.found(event);
+                }
+                return;
+            }
+            if window.left() == 0 {
+                continue;
+            }
+            connection.stream::<DIRECTION>().restore_lookback(window);
+        }
+        let event = step::<DIRECTION>(connection, window);
+        if !event.is_none() {
+            source.found(event);
+        }
+    }
+    let left = source.left() + u64::from(window.left());
+    let event = connection.unseen::<DIRECTION>(left, Loss::GaveUp);
+    if !event.is_none() {
+        source.found(event);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,615 @@
+//! One direction of one connection: where in which message its next byte stands.
+//!
+//! [`step`] does one bounded piece of work at a time: it looks at a few bytes of a [`Window`] and moves on. It can
+//! stop and go on at any byte, so how the application cut its calls cannot change what is counted. Where enough
+//! bytes are at hand it takes eight at once; the byte-wise paths beside it are what happens at a window's end.
+
+use super::{
+    connection::{Connection, Method, Role},
+    event::Event,
+    window::Window,
+};
+
+/// Which way bytes go, as the process that makes the call sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Bytes the process received: requests, if it is a server.
+    Received,
+    /// Bytes the process sent: responses, if it is a server.
+    Sent,
+}
+
+/// [`Direction::Received`] as a constant argument: every program handles one direction only, and what it never
+/// handles should not cost it instructions.
+pub(super) const RECEIVED: bool = true;
+/// [`Direction::Sent`] as a constant argument.
+pub(super) const SENT: bool = false;
+
+/// Longest method token that is taken for one. The longest registered one, `UPDATEREDIRECTREF`, has 17 bytes.
+const METHOD_MAX: u16 = 32;
+
+/// Windows that a request line may span: 64 KiB, twice what the most generous common server takes.
+const REQUEST_LINE_WINDOWS: u16 = 128;
+
+/// Where in a message a stream is. Kept as `u8` constants, because the value lives in a map where any bit pattern
+/// has to be harmless.
+pub(super) mod stage {
+    /// Before the first byte of a message; empty lines are skipped (RFC 9112 section 2.2).
+    pub(in super::super) const START: u8 = 0;
+    /// In a request's method token.
+    pub(in super::super) const METHOD: u8 = 1;
+    /// In the rest of a request line.
+    pub(in super::super) const TARGET: u8 = 2;
+    /// In a status line, up to the byte after the status code.
+    pub(in super::super) const STATUS: u8 = 3;
+    /// At the first byte of a header line, of a trailer line or of the empty line that ends them.
+    pub(in super::super) const LINE: u8 = 4;
+    /// In a line of no interest.
+    pub(in super::super) const LINE_REST: u8 = 5;
+    /// After a carriage return at the start of a line: the line feed that ends the head should follow.
+    pub(in super::super) const HEAD_END: u8 = 6;
+    /// In what may be the name `Content-Length`.
+    pub(in super::super) const LENGTH_NAME: u8 = 7;
+    /// In what may be the name `Transfer-Encoding`.
+    pub(in super::super) const ENCODING_NAME: u8 = 8;
+    /// In the value of `Content-Length`.
+    pub(in super::super) const LENGTH: u8 = 9;
+    /// In the value of `Transfer-Encoding`.
+    pub(in super::super) const ENCODING: u8 = 10;
+    /// In a chunk's size.
+    pub(in super::super) const CHUNK_SIZE: u8 = 11;
+    /// In a chunk's extensions, or at the end of its first line.
+    pub(in super::super) const CHUNK_EXTENSION: u8 = 12;
+    /// At the end of a chunk's data.
+    pub(in super::super) const CHUNK_END: u8 = 13;
+    /// In the fixed part of a PROXY protocol v2 header.
+    pub(in super::super) const PROXY_V2: u8 = 14;
+    /// From here on nothing needs to be looked at; this first one: a body of known length.
+    pub(in super::super) const BODY: u8 = 15;
+    /// In the data of a chunk.
+    pub(in super::super) const CHUNK_DATA: u8 = 16;
+    /// In a response body that ends with the connection.
+    pub(in super::super) const UNTIL_CLOSE: u8 = 17;
+    /// After `101 Switching Protocols` or a successful `CONNECT`: no HTTP any more.
+    pub(in super::super) const TUNNEL: u8 = 18;
+    /// Somewhere unknown: waits for a call that begins with a message.
+    pub(in super::super) const LOST: u8 = 19;
+    /// Not HTTP, or not a server's side of it; final.
+    pub(in super::super) const REJECTED: u8 = 20;
+}
+
+/// What the head read so far said about the body (`Stream::flags`).
+mod flag {
+    /// A valid `Content-Length` was seen.
+    pub(super) const LENGTH: u8 = 1;
+    /// A `Transfer-Encoding` was seen.
+    pub(super) const ENCODING: u8 = 2;
+    /// Its last coding is `chunked`.
+    pub(super) const CHUNKED: u8 = 4;
+    /// The length is not a number, or there are two different ones.
+    pub(super) const INVALID: u8 = 8;
+    /// The response has no body whatever its header says (RFC 9112 section 6.3, rules 1 and 2), or is interim.
+    pub(super) const NO_BODY: u8 = 16;
+    /// The connection becomes a tunnel after this response.
+    pub(super) const TUNNEL: u8 = 32;
+    /// The lines are trailers: they say nothing about a body.
+    pub(super) const TRAILER: u8 = 64;
+    /// The first line may be a PROXY protocol v1 header.
+    pub(super) const PROXY: u8 = 128;
+    /// Bits 0-1 while in a request line: the [`super::Method`].
+    pub(super) const METHOD: u8 = 3;
+}
+
+/// The state of one direction: 24 bytes that the eBPF programs keep for every connection, twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Stream {
+    /// One of [`stage`].
+    pub(super) stage: u8,
+    /// [`flag`]s.
+    flags: u8,
+    /// How far into a token of fixed or limited length.
+    progress: u16,
+    /// TCP sequence number of the byte after the last one seen; 0 where there are none.
+    pub(super) position: u32,
+    /// The number that matters most: body or chunk bytes left, status code so far; in a request line, the eight
+    /// bytes before `b`'s.
+    a: u64,
+    /// The value in the making; in a request line, the last eight bytes before the window.
+    b: u64,
+}
+
+const fn word(text: [u8; 8]) -> u64 {
+    u64::from_le_bytes(text)
+}
+
+/// A header name with its colon, in lower case and in words.
+struct Name {
+    words: [u64; 3],
+    masks: [u64; 3],
+    len: u16,
+}
+
+static LENGTH_NAME: Name =
+    Name { words: [word(*b"content-"), word(*b"length:\0"), 0], masks: [u64::MAX, u64::MAX >> 8, 0], len: 15 };
+
+static ENCODING_NAME: Name = Name {
+    words: [word(*b"transfer"), word(*b"-encodin"), word(*b"g:\0\0\0\0\0\0")],
+    masks: [u64::MAX, u64::MAX, 0xffff],
+    len: 18,
+};
+
+/// Bit 5 of every byte: the difference between upper and lower case.
+const CASE: u64 = 0x2020_2020_2020_2020;
+
+/// RFC 9110 section 5.6.2: the characters of a token, as one bit per ASCII code.
+const fn is_token(byte: u8) -> bool {
+    const LOW: u64 = 0x03ff_6cfa_0000_0000;
+    const HIGH: u64 = 0x57ff_ffff_c7ff_fffe;
+    let set = if byte < 64 { LOW } else { HIGH };
+    byte < 128 && (set >> (byte & 63)) & 1 == 1
+}
+
+impl Stream {
+    /// Bytes that need not be looked at: what is left of a body, or everything.
+    #[inline(always)]
+    #[must_use]
+    pub(super) fn skippable(&self) -> u64 {
+        match self.stage {
+            stage::BODY | stage::CHUNK_DATA => self.a,
+            stage::UNTIL_CLOSE.. => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// Moves over `count` bytes, at most [`Self::skippable`].
+    #[inline(always)]
+    pub(super) fn skip(&mut self, count: u64) {
+        if self.stage == stage::BODY || self.stage == stage::CHUNK_DATA {
+            self.a = self.a.wrapping_sub(count);
+            if self.a == 0 {
+                self.enter(if self.stage == stage::BODY { stage::START } else { stage::CHUNK_END });
+            }
+        }
+    }
+
+    /// Goes to `stage` and forgets what belonged to the one before.
+    #[inline(always)]
+    pub(super) fn enter(&mut self, stage: u8) {
+        self.stage = stage;
+        self.flags = 0;
+        self.progress = 0;
+        // Volatile, because for the eBPF target the compiler would make this a call of `memset`, byte by byte, and
+        // the verifier would walk through every byte of it in every step.
+        // SAFETY: references are valid and aligned.
+        unsafe {
+            (&raw mut self.a).write_volatile(0);
+            (&raw mut self.b).write_volatile(0);
+        }
+    }
+
+    /// Puts the end of the previous window in front of this one, where a request line goes on.
+    #[inline(always)]
+    pub(super) fn restore_lookback(&self, window: &mut Window) {
+        window.set_lookback((self.a, self.b));
+    }
+
+    /// Moves through the name of a header line while it matches; true when its colon has been passed.
+    #[inline(always)]
+    fn match_name(&mut self, name: &Name, window: &mut Window) -> bool {
+        let progress = self.progress;
+        let index = (progress >> 3) as usize;
+        if index > 2 {
+            self.stage = stage::LINE_REST;
+            return false;
+        }
+        let found = window.peek() | CASE;
+        // SAFETY: both arrays have three elements, and the index was compared.
+        let (wanted, mask) = unsafe { (*name.words.get_unchecked(index), *name.masks.get_unchecked(index)) };
+        let (matches, taken) = if progress & 7 == 0 && window.left() >= 8 {
+            let left = name.len.wrapping_sub(progress);
+            ((found ^ wanted) & mask == 0, if left < 8 { left } else { 8 })
+        } else {
+            (found as u8 == (wanted >> ((progress & 7) * 8)) as u8, 1)
+        };
+        if !matches {
+            self.stage = stage::LINE_REST;
+            return false;
+        }
+        window.advance(u32::from(taken));
+        self.progress = progress.wrapping_add(taken);
+        self.progress == name.len
+    }
+
+    /// Takes one byte of a `Content-Length` value (RFC 9110 section 8.6). `progress`: 0 before the digits, 1 in
+    /// them, 2 behind them. A list of equal numbers is one number.
+    #[inline(always)]
+    fn length_byte(&mut self, byte: u8) {
+        match byte {
+            b'0'..=b'9' => {
+                // More than this no body has; and it keeps the multiplication from overflowing.
+                if self.progress == 2 || self.b >> 56 != 0 {
+                    self.flags |= flag::INVALID;
+                }
+                self.b = self.b.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+                self.progress = 1;
+            }
+            b'\n' | b',' => {
+                if self.progress == 0 || (self.flags & flag::LENGTH != 0 && self.a != self.b) {
+                    self.flags |= flag::INVALID;
+                }
+                self.flags |= flag::LENGTH;
+                self.a = self.b;
+                self.b = 0;
+                self.progress = 0;
+                if byte == b'\n' {
+                    self.stage = stage::LINE;
+                }
+            }
+            b' ' | b'\t' | b'\r' => {
+                if self.progress == 1 {
+                    self.progress = 2;
+                }
+            }
+            _ => self.flags |= flag::INVALID,
+        }
+    }
+
+    /// Takes one byte of a `Transfer-Encoding` value: only the last coding matters (RFC 9112 section 6.3, rule 4).
+    #[inline(always)]
+    fn encoding_byte(&mut self, byte: u8) {
+        match byte {
+            b'\n' => {
+                const CHUNKED: u64 = u64::from_be_bytes(*b"\0chunked");
+                self.flags |= flag::ENCODING;
+                if self.b == CHUNKED {
+                    self.flags |= flag::CHUNKED;
+                } else {
+                    self.flags &= !flag::CHUNKED;
+                }
+                self.b = 0;
+                self.stage = stage::LINE;
+            }
+            b',' => self.b = 0,
+            b' ' | b'\t' | b'\r' => {}
+            _ => self.b = (self.b << 8) | u64::from(byte | 0x20),
+        }
+    }
+
+    /// Takes one byte of a chunk's size (RFC 9112 section 7.1); false if it cannot be one.
+    #[inline(always)]
+    fn chunk_size_byte(&mut self, byte: u8) -> bool {
+        let lower = byte | 0x20;
+        let digit = if byte.is_ascii_digit() {
+            byte - b'0'
+        } else if matches!(lower, b'a'..=b'f') {
+            lower - b'a' + 10
+        } else {
+            self.stage = stage::CHUNK_EXTENSION;
+            return self.progress > 0 && matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n');
+        };
+        self.progress = 1;
+        self.a = (self.a << 4) | u64::from(digit);
+        self.a >> 56 == 0
+    }
+
+    /// The first line of a chunk has ended.
+    #[inline(always)]
+    fn begin_chunk(&mut self) {
+        if self.a == 0 {
+            self.enter(stage::LINE);
+            self.flags = flag::TRAILER;
+        } else {
+            self.stage = stage::CHUNK_DATA;
+        }
+    }
+}
+
+/// Does one piece of work on the bytes ahead in `window`, of which there must be at least one.
+///
+/// Not inlined: the eBPF verifier then forgets, from one step to the next, what it knew about the state, and so
+/// walks through this code once per step instead of once per step and history.
+#[inline(never)]
+pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window) -> Event {
+    let stream = connection.stream::<DIRECTION>();
+    let byte = window.peek() as u8;
+    match stream.stage {
+        stage::START => start::<DIRECTION>(connection, window, byte),
+        stage::METHOD if DIRECTION == RECEIVED => method(connection, window, byte),
+        stage::PROXY_V2 if DIRECTION == RECEIVED => proxy_v2(connection, window, byte),
+        stage::STATUS if DIRECTION == SENT => status(connection, window, byte),
+        stage::LINE => {
+            let name = byte | 0x20;
+            if byte == b'\n' {
+                window.advance(1);
+                return head_end::<DIRECTION>(connection);
+            }
+            if byte == b'\r' {
+                window.advance(1);
+                stream.stage = stage::HEAD_END;
+            } else if name == b'c' && stream.flags & flag::TRAILER == 0 {
+                stream.stage = stage::LENGTH_NAME;
+                stream.progress = 0;
+            } else if name == b't' && stream.flags & flag::TRAILER == 0 {
+                stream.stage = stage::ENCODING_NAME;
+                stream.progress = 0;
+            } else {
+                stream.stage = stage::LINE_REST;
+            }
+            Event::NONE
+        }
+        stage::TARGET | stage::LINE_REST | stage::CHUNK_EXTENSION => {
+            let found = window.find_line_feed();
+            if DIRECTION == RECEIVED && stream.stage == stage::TARGET {
+                return target(connection, window, found);
+            }
+            if found {
+                window.advance(1);
+                if stream.stage == stage::LINE_REST {
+                    stream.stage = stage::LINE;
+                } else {
+                    stream.begin_chunk();
+                }
+            }
+            Event::NONE
+        }
+        stage::HEAD_END => {
+            if byte == b'\n' {
+                window.advance(1);
+                return head_end::<DIRECTION>(connection);
+            }
+            stream.stage = stage::LINE_REST;
+            Event::NONE
+        }
+        stage::LENGTH_NAME => {
+            if stream.match_name(&LENGTH_NAME, window) {
+                stream.stage = stage::LENGTH;
+                stream.progress = 0;
+                stream.b = 0;
+            }
+            Event::NONE
+        }
+        stage::ENCODING_NAME => {
+            if stream.match_name(&ENCODING_NAME, window) {
+                stream.stage = stage::ENCODING;
+                stream.b = 0;
+            }
+            Event::NONE
+        }
+        stage::LENGTH => {
+            window.advance(1);
+            stream.length_byte(byte);
+            Event::NONE
+        }
+        stage::ENCODING => {
+            window.advance(1);
+            stream.encoding_byte(byte);
+            Event::NONE
+        }
+        stage::CHUNK_SIZE => {
+            if !stream.chunk_size_byte(byte) {
+                return connection.mismatch::<DIRECTION>();
+            }
+            // The extension stage finds the line feed itself.
+            if stream.stage == stage::CHUNK_SIZE {
+                window.advance(1);
+            }
+            Event::NONE
+        }
+        stage::CHUNK_END => {
+            if byte == b'\n' {
+                stream.enter(stage::CHUNK_SIZE);
+            } else if byte != b'\r' {
+                return connection.mismatch::<DIRECTION>();
+            }
+            window.advance(1);
+            Event::NONE
+        }
+        _ => {
+            let left = u64::from(window.left());
+            let skippable = stream.skippable();
+            let count = if skippable < left { skippable } else { left };
+            stream.skip(count);
+            window.advance(count as u32);
+            Event::NONE
+        }
+    }
+}
+
+#[inline(always)]
+fn start<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+    let is_new = connection.is_new();
+    let stream = connection.stream::<DIRECTION>();
+    if DIRECTION == SENT {
+        stream.enter(stage::STATUS);
+        return Event::NONE;
+    }
+    if byte == b'\r' || byte == b'\n' {
+        if stream.progress < 8 {
+            stream.progress += 1;
+        }
+        window.advance(1);
+    } else if is_token(byte) {
+        stream.enter(stage::METHOD);
+    } else if byte == 0 && stream.progress == 4 && is_new {
+        // The signature's first four bytes look like two empty lines.
+        stream.stage = stage::PROXY_V2;
+    } else {
+        return connection.mismatch::<DIRECTION>();
+    }
+    Event::NONE
+}
+
+#[inline(always)]
+fn method(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+    let stream = &mut connection.received;
+    if is_token(byte) && stream.progress < METHOD_MAX {
+        stream.a = (stream.a << 8) | u64::from(byte);
+        stream.progress += 1;
+        window.advance(1);
+        return Event::NONE;
+    }
+    if byte != b' ' {
+        return connection.mismatch::<RECEIVED>();
+    }
+    let (name, len) = (stream.a, stream.progress);
+    stream.enter(stage::TARGET);
+    stream.flags = if len == 4 && name == 0x4845_4144 {
+        Method::HEAD
+    } else if len == 7 && name == 0x0043_4f4e_4e45_4354 {
+        Method::CONNECT
+    } else if len == 5 && name == 0x50_524f_5859 {
+        flag::PROXY
+    } else {
+        Method::OTHER
+    };
+    Event::NONE
+}
+
+#[inline(always)]
+fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Event {
+    const VERSION: u64 = word(*b"HTTP/1.\0");
+    if !ended {
+        if window.left() == 0 {
+            let stream = &mut connection.received;
+            (stream.a, stream.b) = window.lookback();
+            stream.progress = stream.progress.wrapping_add(1);
+            if stream.progress > REQUEST_LINE_WINDOWS {
+                return connection.mismatch::<RECEIVED>();
+            }
+        }
+        return Event::NONE;
+    }
+    let (earlier, later) = window.lookback();
+    window.advance(1);
+    let (before, version) = if (later >> 56) as u8 == b'\r' {
+        ((earlier >> 48) as u8, (later << 8) | (earlier >> 56))
+    } else {
+        ((earlier >> 56) as u8, later)
+    };
+    let digit = (version >> 56) as u8;
+    let flags = connection.received.flags;
+    if before == b' ' && version & (u64::MAX >> 8) == VERSION && digit.is_ascii_digit() {
+        connection.received.enter(stage::LINE);
+        return connection.request(flags & flag::METHOD);
+    }
+    if flags & flag::PROXY != 0 && connection.is_new() {
+        connection.received.enter(stage::START);
+        return Event::NONE;
+    }
+    connection.mismatch::<RECEIVED>()
+}
+
+/// PROXY protocol v2: 12 bytes of signature, of which four were taken for empty lines; version and command;
+/// address family; two bytes of length, most significant first.
+#[inline(always)]
+fn proxy_v2(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+    const SIGNATURE: u64 = word(*b"\0\r\nQUIT\n");
+    let stream = &mut connection.received;
+    let at = stream.progress;
+    window.advance(1);
+    stream.progress = at.wrapping_add(1);
+    match at {
+        4..=11 if (SIGNATURE >> ((at - 4) * 8)) as u8 == byte => {}
+        12 if byte >> 4 == 2 => {}
+        13 => {}
+        14 => stream.a = u64::from(byte) << 8,
+        15 => {
+            let len = stream.a | u64::from(byte);
+            stream.enter(if len == 0 { stage::START } else { stage::BODY });
+            stream.a = len;
+        }
+        _ => return connection.mismatch::<RECEIVED>(),
+    }
+    Event::NONE
+}
+
+/// A status line up to its code: `HTTP/1.1 200`, then a space or the end of the line (RFC 9112 section 4; the space
+/// is missing in practice where there is no reason phrase).
+#[inline(always)]
+fn status(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+    const VERSION: u64 = word(*b"HTTP/1.\0");
+    let stream = &mut connection.sent;
+    let at = stream.progress;
+    if at == 0 && window.left() >= 8 {
+        let found = window.peek();
+        if found & (u64::MAX >> 8) == VERSION && ((found >> 56) as u8).is_ascii_digit() {
+            stream.progress = 8;
+            window.advance(8);
+            return Event::NONE;
+        }
+        return connection.mismatch::<SENT>();
+    }
+    let fits = match at {
+        0..=6 => (VERSION >> (at * 8)) as u8 == byte,
+        8 => byte == b' ',
+        12 => matches!(byte, b' ' | b'\r' | b'\n'),
+        _ => byte.is_ascii_digit(),
+    };
+    if !fits {
+        return connection.mismatch::<SENT>();
+    }
+    if at < 12 {
+        if at > 8 {
+            stream.a = stream.a * 10 + u64::from(byte & 15);
+        }
+        stream.progress = at.wrapping_add(1);
+        window.advance(1);
+        return Event::NONE;
+    }
+    let code = stream.a as u16;
+    if !(100..=599).contains(&code) {
+        return connection.mismatch::<SENT>();
+    }
+    // The line feed may be the next byte: it is left for the next stage.
+    stream.enter(stage::LINE_REST);
+    let interim = code < 200 && code != 101;
+    if interim {
+        stream.flags = flag::NO_BODY;
+        connection.role = Role::SERVER;
+        return Event::response(code);
+    }
+    let method = connection.take_method();
+    connection.sent.flags = if code == 101 || (method == Method::CONNECT && code < 300) {
+        flag::TUNNEL
+    } else if method == Method::HEAD || code == 204 || code == 304 {
+        flag::NO_BODY
+    } else {
+        0
+    };
+    connection.role = Role::SERVER;
+    Event::response(code)
+}
+
+/// The empty line after a head, or after trailers: what follows? (RFC 9112 section 6.3)
+#[inline(always)]
+fn head_end<const DIRECTION: bool>(connection: &mut Connection) -> Event {
+    let stream = connection.stream::<DIRECTION>();
+    let (flags, length) = (stream.flags, stream.a);
+    if DIRECTION == SENT && flags & flag::TUNNEL != 0 {
+        connection.sent.enter(stage::TUNNEL);
+        connection.received.enter(stage::TUNNEL);
+        return Event::NONE;
+    }
+    let next = if flags & (flag::TRAILER | flag::NO_BODY) != 0 {
+        stage::START
+    } else if flags & flag::CHUNKED != 0 {
+        stage::CHUNK_SIZE
+    } else if flags & flag::ENCODING != 0 {
+        // A request like this is refused, and the connection closed.
+        if DIRECTION == SENT { stage::UNTIL_CLOSE } else { stage::LOST }
+    } else if flags & flag::INVALID != 0 {
+        stage::LOST
+    } else if flags & flag::LENGTH != 0 {
+        if length == 0 { stage::START } else { stage::BODY }
+    } else if DIRECTION == SENT {
+        stage::UNTIL_CLOSE
+    } else {
+        stage::START
+    };
+    stream.enter(next);
+    if next == stage::BODY {
+        stream.a = length;
+    }
+    Event::NONE
+}

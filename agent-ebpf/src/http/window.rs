@@ -1,0 +1,159 @@
+//! A piece of a stream, copied to where it can be looked at.
+
+/// Bytes of stream a window holds at most.
+///
+/// One request head or response head fits most of the time, so that most calls need one copy; a power of two, so
+/// that the eBPF verifier can follow the masks that keep every access inside.
+pub const WINDOW: usize = 512;
+
+/// Bytes kept from before the window, for the one question that looks back: did a line end in ` HTTP/1.1`?
+const LOOKBACK: usize = 16;
+
+/// Words behind the window, so that a masked position may be read as two words without leaving it.
+const WORDS: usize = (LOOKBACK + WINDOW) / 8 + 2;
+
+/// A window on a stream: up to [`WINDOW`] bytes, the [`LOOKBACK`] bytes before them, and how far they have been
+/// scanned.
+///
+/// The bytes are held as words because the eBPF target has no unaligned loads.
+#[repr(C)]
+pub struct Window {
+    words: [u64; WORDS],
+    /// Bytes of stream in the window.
+    len: u32,
+    /// Bytes of these that have been scanned; at most `len`.
+    position: u32,
+}
+
+impl Window {
+    /// An empty window.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { words: [0; WORDS], len: 0, position: 0 }
+    }
+
+    /// Forgets the bytes held.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.position = 0;
+    }
+
+    /// Bytes not scanned yet.
+    #[inline(always)]
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.len.wrapping_sub(self.position)
+    }
+
+    /// Where the stream's bytes go: the caller writes up to [`WINDOW`] of them and calls [`Self::filled`].
+    #[inline(always)]
+    pub fn destination(&mut self) -> *mut u8 {
+        (&raw mut self.words).cast::<u8>().wrapping_add(LOOKBACK)
+    }
+
+    /// Says that `len` bytes of stream, at most [`WINDOW`], were written to [`Self::destination`].
+    #[inline(always)]
+    pub fn filled(&mut self, len: u32) {
+        self.len = len;
+        self.position = 0;
+    }
+
+    /// Moves `count` bytes ahead, at most to the end.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, count: u32) {
+        let left = self.left();
+        self.position = self.position.wrapping_add(if count < left { count } else { left });
+    }
+
+    /// The eight bytes from `position`, first byte lowest. Bytes past the end of the stream are anything.
+    #[inline(always)]
+    fn word_at(&self, offset: usize) -> u64 {
+        let shift = (offset as u32 & 7) * 8;
+        let low = self.word(offset / 8);
+        let high = self.word(offset / 8 + 1);
+        // Two shifts, because a shift by 64 is not defined.
+        (low >> shift) | ((high << 1) << (63 - shift))
+    }
+
+    /// The word with that index; the mask only tells the verifier what the callers make sure of.
+    #[inline(always)]
+    fn word(&self, index: usize) -> u64 {
+        const MASK: usize = 127;
+        const { assert!(WORDS <= MASK + 1 && WORDS > 64) };
+        let index = index & MASK;
+        if index < WORDS {
+            // SAFETY: just compared.
+            u64::from_le(unsafe { *self.words.get_unchecked(index) })
+        } else {
+            0
+        }
+    }
+
+    /// The next eight bytes, first byte lowest. Where fewer are left, those past the end are anything.
+    #[inline(always)]
+    pub(super) fn peek(&self) -> u64 {
+        self.word_at(LOOKBACK + self.position as usize)
+    }
+
+    /// The sixteen bytes before the next one, as two words, the later ones second.
+    #[inline(always)]
+    pub(super) fn lookback(&self) -> (u64, u64) {
+        let position = self.position as usize;
+        (self.word_at(position), self.word_at(position + 8))
+    }
+
+    /// Puts back what [`Self::lookback`] gave at the end of the previous window.
+    #[inline(always)]
+    pub(super) fn set_lookback(&mut self, lookback: (u64, u64)) {
+        self.words[0] = lookback.0.to_le();
+        self.words[1] = lookback.1.to_le();
+    }
+
+    /// Moves to the next line feed, looking at no more than `WORDS_PER_SEARCH` words; true if it is the next byte
+    /// now.
+    #[inline(always)]
+    pub(super) fn find_line_feed(&mut self) -> bool {
+        const WORDS_PER_SEARCH: usize = 8;
+        let start = LOOKBACK + self.position as usize;
+        let mut index = start / 8;
+        // The first word may begin before the position: what was scanned already must not be found again.
+        let mut wanted = u64::MAX << ((start as u32 & 7) * 8);
+        for _ in 0..WORDS_PER_SEARCH {
+            let found = bytes_equal_to(b'\n', self.word(index)) & wanted;
+            if found != 0 {
+                let at = index * 8 + lowest_byte(found) as usize;
+                let ahead = (at - start) as u32;
+                let left = self.left();
+                self.advance(ahead);
+                return ahead < left;
+            }
+            wanted = u64::MAX;
+            index += 1;
+        }
+        self.advance((index * 8 - start) as u32);
+        false
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Bit 7 of every byte of `word` that equals `byte`. Bytes above the lowest that does may be marked without being
+/// equal (the borrow runs upwards); the lowest is exact.
+#[inline(always)]
+const fn bytes_equal_to(byte: u8, word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let difference = word ^ (ONES * byte as u64);
+    difference.wrapping_sub(ONES) & !difference & (ONES << 7)
+}
+
+/// Index of the lowest byte that [`bytes_equal_to`] marked. By multiplication: the eBPF target cannot count zeros.
+#[inline(always)]
+const fn lowest_byte(marked: u64) -> u64 {
+    let lowest = (marked & marked.wrapping_neg()) >> 7;
+    lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56
+}

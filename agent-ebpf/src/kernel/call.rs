@@ -1,0 +1,276 @@
+//! One socket call: where its bytes are, and taking the connection over them.
+
+use agent_ebpf::{
+    abi::{Loss, Setting},
+    http::{Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
+};
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user,
+    macros::map,
+    maps::PerCpuArray,
+};
+
+use super::{
+    connections::{self, Socket},
+    memory::{field, kernel, user},
+    process::{count, lose},
+    settings::setting,
+};
+
+/// Segments before the last one of a call that are walked over to find its first byte. `UIO_MAXIOV` is 1024; more
+/// than this few applications use.
+const SEGMENTS_BACK: u32 = 64;
+
+/// Working memory: more than the eBPF stack holds. One per program and CPU, because on preemptible kernels one
+/// program may interrupt another on the same CPU, though never itself.
+#[repr(C)]
+struct Work {
+    window: Window,
+    bytes: Bytes,
+}
+
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(Program::COUNT, 0);
+
+/// Messages that one call may contain; those beyond are lost ([`Loss::GaveUp`]).
+const FOUND: usize = 32;
+
+/// The programs, as indices of [`WORK`].
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Program {
+    TcpSend,
+    TcpReceive,
+    UnixSend,
+    UnixReceive,
+}
+
+impl Program {
+    const COUNT: u32 = 4;
+}
+
+/// The bytes of a call in the calling task's memory.
+#[repr(C)]
+struct Bytes {
+    /// Bytes of the call not copied or skipped yet.
+    left: u64,
+    /// Where the current segment goes on.
+    address: u64,
+    /// Bytes left of the current segment.
+    segment: u64,
+    /// The `struct iovec` of the next one.
+    next: u64,
+    /// 1 if that is in user memory.
+    next_in_user: u32,
+    /// Messages found so far. They are counted after the call has been gone through: the verifier walks through
+    /// what happens to a message once for each that there may be, not once for each step.
+    found: u32,
+    codes: [u16; FOUND],
+}
+
+/// Where a call's bytes are.
+#[derive(Clone, Copy)]
+pub enum Data {
+    /// In the buffers of a kernel `struct msghdr` whose iterator has moved past them.
+    Message(u64),
+    /// In a buffer at that address.
+    Buffer(u64),
+    /// In the buffers of an array of `struct iovec` at that address in user memory.
+    Vector(u64),
+    /// Somewhere they cannot be read.
+    Unreadable(Loss),
+}
+
+/// A call has moved `transferred` bytes over `sock`.
+#[inline(always)]
+pub fn transferred(
+    program: Program,
+    socket: Socket,
+    direction: Direction,
+    sock: u64,
+    transferred: u32,
+    data: impl FnOnce() -> Data,
+) {
+    let Some(connection) = connections::find(sock, socket, direction, transferred) else {
+        return;
+    };
+    if connection.is_ignored(direction) {
+        return;
+    }
+    if let Some(position) = connections::position(sock, socket, connection, direction) {
+        let gap = connection.move_position(direction, position, transferred);
+        if gap > 0 {
+            found(advance_unseen(connection, direction, u64::from(gap), Loss::UnreadablePages));
+        }
+    }
+    let Some(work) = WORK.get_ptr_mut(program as u32) else {
+        return;
+    };
+    // SAFETY: this CPU's and this program's own; see `Work`.
+    let work = unsafe { &mut *work };
+    if let Err(cause) = work.bytes.locate(data(), u64::from(transferred)) {
+        return found(advance_unseen(connection, direction, u64::from(transferred), cause));
+    }
+    work.bytes.found = 0;
+    advance(connection, direction, &mut work.window, &mut work.bytes);
+    for index in 0..FOUND {
+        if index as u32 >= work.bytes.found {
+            break;
+        }
+        count(work.bytes.codes[index]);
+    }
+}
+
+#[inline(always)]
+fn found(event: Event) {
+    if let Some(code) = event.code() {
+        count(code);
+    }
+    if let Some(cause) = event.loss_index() {
+        lose(cause);
+    }
+}
+
+impl Bytes {
+    /// Goes to the first byte of a call that moved `transferred` bytes.
+    #[inline(always)]
+    fn locate(&mut self, data: Data, transferred: u64) -> Result<(), Loss> {
+        self.left = transferred;
+        match data {
+            Data::Buffer(address) => {
+                self.address = address;
+                self.segment = transferred;
+                Ok(())
+            }
+            Data::Vector(vector) => {
+                self.segment = 0;
+                self.next = vector;
+                self.next_in_user = 1;
+                Ok(())
+            }
+            Data::Message(message) => {
+                let iterator = message + u64::from(setting(Setting::MsgIter));
+                self.rewind(iterator, transferred).unwrap_or(Err(Loss::UnreadableMemory))
+            }
+            Data::Unreadable(cause) => Err(cause),
+        }
+    }
+
+    /// Goes back from where a kernel `struct iov_iter` stands after the call to where it stood before. Its array of
+    /// segments is still there.
+    #[inline(always)]
+    fn rewind(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
+        let kind = u32::from(field::<u8>(iterator, Setting::IterType)?) & setting(Setting::IterTypeMask);
+        let mut iovec: u64 = field(iterator, Setting::IterIov)?;
+        let mut offset: u64 = field(iterator, Setting::IterOffset)?;
+        if kind == setting(Setting::IterTypeUbuf) {
+            self.address = iovec.wrapping_add(offset).wrapping_sub(transferred);
+            self.segment = transferred;
+            return Some(Ok(()));
+        }
+        if kind != setting(Setting::IterTypeIovec) {
+            return Some(Err(Loss::UnreadablePages));
+        }
+        let mut back = transferred;
+        for _ in 0..SEGMENTS_BACK {
+            if offset >= back {
+                let [base, len] = kernel::<[u64; 2]>(iovec)?;
+                offset -= back;
+                self.address = base.wrapping_add(offset);
+                self.segment = len.wrapping_sub(offset);
+                self.next = iovec + 16;
+                self.next_in_user = 0;
+                return Some(Ok(()));
+            }
+            back -= offset;
+            iovec -= 16;
+            offset = kernel(iovec + 8)?;
+        }
+        Some(Err(Loss::GaveUp))
+    }
+
+    /// Goes to the next segment where the current one is used up.
+    #[inline(always)]
+    fn enter_segment(&mut self) -> Result<(), Loss> {
+        if self.segment == 0 {
+            let segment: Option<[u64; 2]> =
+                if self.next_in_user == 1 { user(self.next) } else { kernel(self.next) };
+            let [base, len] = segment.ok_or(Loss::UnreadableMemory)?;
+            self.address = base;
+            self.segment = len;
+            self.next += 16;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn take(&mut self, count: u64) {
+        self.address = self.address.wrapping_add(count);
+        self.segment = self.segment.wrapping_sub(count);
+        self.left = self.left.wrapping_sub(count);
+    }
+
+    /// The least of `limit` and what is left, of the call and of the segment.
+    #[inline(always)]
+    fn at_hand(&self, limit: u64) -> u64 {
+        let count = if limit < self.left { limit } else { self.left };
+        if count < self.segment { count } else { self.segment }
+    }
+}
+
+impl Source for Bytes {
+    #[inline(always)]
+    fn left(&self) -> u64 {
+        self.left
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, count: u64) -> u64 {
+        if count >= self.left {
+            let left = self.left;
+            self.left = 0;
+            return left;
+        }
+        if self.enter_segment().is_err() {
+            return 0;
+        }
+        let count = self.at_hand(count);
+        self.take(count);
+        count
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, window: &mut Window) -> Result<(), Loss> {
+        self.enter_segment()?;
+        let count = self.at_hand(WINDOW as u64);
+        let copied = count as u32;
+        if copied > WINDOW as u32 {
+            return Err(Loss::GaveUp);
+        }
+        // SAFETY: the window holds `WINDOW` bytes; the helper checks the address.
+        let result =
+            unsafe { bpf_probe_read_user(window.destination().cast(), copied, self.address as *const _) };
+        if result < 0 {
+            return Err(Loss::UnreadableMemory);
+        }
+        window.filled(copied);
+        self.take(count);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn found(&mut self, event: Event) {
+        if let Some(code) = event.code() {
+            let index = self.found as usize;
+            if index < FOUND {
+                self.codes[index] = code;
+                self.found += 1;
+            } else {
+                lose(Loss::GaveUp as u32);
+            }
+        }
+        if let Some(cause) = event.loss_index() {
+            lose(cause);
+        }
+    }
+}

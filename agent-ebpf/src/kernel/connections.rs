@@ -1,0 +1,118 @@
+//! The framing state of every connection, by the address of its `struct sock`.
+
+use agent_ebpf::{
+    abi::{Loss, Setting},
+    http::{Connection, Direction},
+};
+use aya_ebpf::{macros::map, maps::LruHashMap};
+
+use super::{memory::field, process::lose};
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+
+/// Least recently used ones make room: those are idle, and an idle connection stands between two messages, where
+/// starting afresh loses nothing.
+#[map]
+static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(65536, 0);
+
+/// What the hook knows about the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Socket {
+    /// TCP over IPv4 or IPv6.
+    Tcp,
+    /// A unix stream socket whose end the hook sees too.
+    Unix,
+    /// Any; one that is not TCP may go without being seen.
+    Any,
+}
+
+/// The connection of a socket over which `transferred` bytes have just gone, with the sequence numbers taken to
+/// before these bytes if it is new. Nothing if the socket is of a kind that is not counted.
+#[inline(always)]
+pub fn find(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Option<&'static mut Connection> {
+    // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
+        && (socket != Socket::Any || connection.identity == 0 || connection.identity == inode_number(sock)?)
+    {
+        return Some(connection);
+    }
+    open(sock, socket, direction, transferred)
+}
+
+#[inline(never)]
+fn open(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Option<&'static mut Connection> {
+    let tcp = match socket {
+        Socket::Tcp => true,
+        Socket::Unix => false,
+        Socket::Any => is_tcp(sock)?,
+    };
+    let connection = if tcp {
+        let mut received: u32 = field(sock, Setting::TcpCopiedSeq)?;
+        let mut sent: u32 = field(sock, Setting::TcpWriteSeq)?;
+        match direction {
+            Direction::Received => received = received.wrapping_sub(transferred),
+            Direction::Sent => sent = sent.wrapping_sub(transferred),
+        }
+        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
+        let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
+        // Bytes the process had received before this call. A FIN counts as one more in `rcv_nxt`.
+        let before = in_all.wrapping_sub(next.wrapping_sub(received));
+        let mut connection = Connection::new(0, before == 0 || before == u32::MAX);
+        connection.set_positions(received, sent);
+        connection
+    } else {
+        let identity = if socket == Socket::Any { inode_number(sock)? } else { 0 };
+        Connection::new(identity, false)
+    };
+    if CONNECTIONS.insert(&sock, &connection, 0).is_err() {
+        lose(Loss::ConnectionsFull as u32);
+        return None;
+    }
+    // SAFETY: as above.
+    CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
+}
+
+/// The TCP sequence number after the last byte that went in `direction`, if the socket has one.
+#[inline(always)]
+pub fn position(sock: u64, socket: Socket, connection: &Connection, direction: Direction) -> Option<u32> {
+    if socket == Socket::Unix || (socket == Socket::Any && connection.identity != 0) {
+        return None;
+    }
+    match direction {
+        Direction::Received => field(sock, Setting::TcpCopiedSeq),
+        Direction::Sent => field(sock, Setting::TcpWriteSeq),
+    }
+}
+
+/// Forgets a socket that is no more.
+#[inline(always)]
+pub fn close(sock: u64) {
+    // Most sockets that go were never looked at.
+    let _ = CONNECTIONS.remove(&sock);
+}
+
+/// True for TCP, false for other streams that may carry HTTP, nothing for the rest.
+#[inline(always)]
+fn is_tcp(sock: u64) -> Option<bool> {
+    let family: u16 = field(sock, Setting::SockFamily)?;
+    match family {
+        AF_INET | AF_INET6 => match field(sock, Setting::SockProtocol)? {
+            IPPROTO_TCP => Some(true),
+            IPPROTO_MPTCP => Some(false),
+            _ => None,
+        },
+        AF_UNIX if field::<u16>(sock, Setting::SockType)? == SOCK_STREAM => Some(false),
+        _ => None,
+    }
+}
+
+/// The inode number of the socket in the socket file system: unique among the sockets there are.
+#[inline(always)]
+fn inode_number(sock: u64) -> Option<u64> {
+    field(field(sock, Setting::SockSocket)?, Setting::SocketInodeNumber)
+}

@@ -1,0 +1,105 @@
+//! Hook `fentry`: BPF trampolines at the end of the protocols' send and receive functions.
+//!
+//! At the end, because then the bytes are in the receiver's memory and it is known how many went; the message's
+//! iterator has moved over them and is walked back.
+
+use agent_ebpf::{abi::Setting, http::Direction};
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+
+use super::{
+    call::{Data, Program, transferred},
+    connections::{self, Socket},
+    memory::field,
+    settings::setting,
+};
+
+/// `MSG_PEEK`: the bytes will be received again.
+pub const MSG_PEEK: u32 = 2;
+/// `MSG_TRUNC`: TCP throws the bytes away instead of copying them.
+pub const MSG_TRUNC: u32 = 0x20;
+
+/// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`
+#[fexit(function = "tcp_sendmsg")]
+pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
+    let result: i32 = ctx.arg(3);
+    if result > 0 {
+        let message = ctx.arg(1);
+        transferred(Program::TcpSend, Socket::Tcp, Direction::Sent, ctx.arg(0), result as u32, || {
+            Data::Message(message)
+        });
+    }
+    0
+}
+
+/// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int nonblock, int flags, int *addr_len)`;
+/// without `nonblock` since Linux 5.19, without `addr_len` since 7.1.
+#[fexit(function = "tcp_recvmsg")]
+pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
+    // The verifier checks what is read from a context against the function's type, so each form has its own reads.
+    let (flags, result): (u32, i32) = match (setting(Setting::TcpRecvmsgFlags), setting(Setting::TcpRecvmsgArgs)) {
+        (3, 4) => (ctx.arg(3), ctx.arg(4)),
+        (3, 5) => (ctx.arg(3), ctx.arg(5)),
+        (4, 6) => (ctx.arg(4), ctx.arg(6)),
+        _ => return 0,
+    };
+    if result > 0 && flags & MSG_PEEK == 0 {
+        let message = ctx.arg(1);
+        transferred(Program::TcpReceive, Socket::Tcp, Direction::Received, ctx.arg(0), result as u32, || {
+            received(message, flags)
+        });
+    }
+    0
+}
+
+/// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
+#[fexit(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
+    let result: i32 = ctx.arg(3);
+    if result > 0
+        && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
+    {
+        let message = ctx.arg(1);
+        transferred(Program::UnixSend, Socket::Unix, Direction::Sent, sock, result as u32, || {
+            Data::Message(message)
+        });
+    }
+    0
+}
+
+/// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
+#[fexit(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
+    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
+    if result > 0
+        && flags & MSG_PEEK == 0
+        && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
+    {
+        let message = ctx.arg(1);
+        transferred(Program::UnixReceive, Socket::Unix, Direction::Received, sock, result as u32, || {
+            Data::Message(message)
+        });
+    }
+    0
+}
+
+/// `int unix_release(struct socket *sock)`: the last look at a unix socket.
+#[fentry(function = "unix_release")]
+pub fn unix_release(ctx: FEntryContext) -> u32 {
+    if let Some(sock) = field(ctx.arg(0), Setting::SocketSock) {
+        connections::close(sock);
+    }
+    0
+}
+
+/// Where the bytes of a TCP receive call are.
+#[inline(always)]
+pub fn received(message: u64, flags: u32) -> Data {
+    if flags & MSG_TRUNC != 0 {
+        Data::Unreadable(agent_ebpf::abi::Loss::UnreadablePages)
+    } else {
+        Data::Message(message)
+    }
+}

@@ -1,0 +1,93 @@
+//! Who is counted: the process that made the call.
+
+use agent_ebpf::abi::{CounterKey, Loss, Setting};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task},
+    macros::map,
+    maps::{Array, HashMap},
+};
+use core::arch::asm;
+
+use super::{
+    memory::{field, kernel},
+    settings::setting,
+};
+
+/// Depth of PID namespaces that is searched for the agent's. The kernel's limit is 32 (`MAX_PID_NS_LEVEL`), but
+/// nodes in containers in containers have four.
+const PID_NAMESPACE_LEVELS: u32 = 8;
+
+#[map]
+static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(16384, 0);
+
+#[map]
+static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// Adds one to the current process's counter for `code`.
+pub fn count(code: u16) {
+    let task = unsafe { bpf_get_current_task() };
+    let Some(pid) = pid(task) else {
+        return lose(Loss::ForeignProcess as u32);
+    };
+    let start_time = field::<u64>(task, Setting::TaskGroupLeader)
+        .and_then(|leader| field::<u64>(leader, Setting::TaskStartBoottime))
+        .unwrap_or(0);
+    let key = CounterKey { cgroup: unsafe { bpf_get_current_cgroup_id() }, start_time, pid, code, reserved: 0 };
+    if increment(&key) {
+        return;
+    }
+    // Two CPUs may get here for the same key: the second finds it taken and increments after all.
+    if COUNTERS.insert(&key, &1, u64::from(BPF_NOEXIST)).is_err() && !increment(&key) {
+        lose(Loss::CountersFull as u32);
+    }
+}
+
+#[inline(always)]
+fn increment(key: &CounterKey) -> bool {
+    let Some(counter) = COUNTERS.get_ptr_mut(key) else {
+        return false;
+    };
+    add_one(counter);
+    true
+}
+
+/// Counts a loss; `cause` is a [`Loss`] as an index.
+#[inline(always)]
+pub fn lose(cause: u32) {
+    if let Some(losses) = LOSSES.get_ptr_mut(cause) {
+        add_one(losses);
+    }
+}
+
+/// Adds one to a map value, atomically: several CPUs may be at it, or a program that interrupted another.
+#[inline(always)]
+fn add_one(value: *mut u64) {
+    // By hand, because `core` has no atomic addition for targets without compare-and-swap.
+    // SAFETY: a map value of eight bytes, aligned, valid while the program runs.
+    unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+}
+
+/// The process id in the agent's PID namespace, or nothing if the process is not in it.
+#[inline(always)]
+fn pid(task: u64) -> Option<u32> {
+    let namespace = setting(Setting::PidNamespace);
+    if namespace == 0 {
+        return Some((bpf_get_current_pid_tgid() >> 32) as u32);
+    }
+    let leader: u64 = field(task, Setting::TaskGroupLeader)?;
+    let pid: u64 = field(leader, Setting::TaskThreadPid)?;
+    let level: u32 = field(pid, Setting::PidLevel)?;
+    let mut upid = pid + u64::from(setting(Setting::PidNumbers));
+    for at in 0..PID_NAMESPACE_LEVELS {
+        if at > level {
+            return None;
+        }
+        let of: u64 = field(upid, Setting::UpidNs)?;
+        if field::<u32>(of, Setting::PidNamespaceInum)? == namespace {
+            return kernel(upid + u64::from(setting(Setting::UpidNr)));
+        }
+        upid += u64::from(setting(Setting::UpidSize));
+    }
+    None
+}

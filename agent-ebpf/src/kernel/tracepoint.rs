@@ -1,0 +1,150 @@
+//! Hook `tracepoint`: raw tracepoints only, for kernels that allow nothing else.
+//!
+//! The number and arguments of the system call under way, and so the user's buffer, come from the task's saved
+//! registers. Everything is read after the call, so there is one program for each direction and nothing to
+//! remember in between. Since Linux 6.3 `sock_send_length` and `sock_recv_length` fire for sockets only; before,
+//! `sys_exit` fires for every system call and a descriptor counts if it is a socket.
+
+use agent_ebpf::{
+    abi::{Loss, Setting, syscall},
+    http::Direction,
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+
+use super::{
+    call::{Data, Program, transferred},
+    connections::{self, Socket},
+    fexit::{MSG_PEEK, MSG_TRUNC},
+    memory::{field, kernel, user},
+    registers::{SystemCall, system_call},
+    settings,
+};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// `tcp_destroy_sock(struct sock *sk)`: the last look at a TCP socket, whatever the hook.
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
+    connections::close(ctx.arg(0));
+    0
+}
+
+/// `sock_send_length(struct sock *sk, int ret, int flags)`
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
+    let result: i32 = ctx.arg(1);
+    if result > 0 {
+        transferred(Program::TcpSend, Socket::Any, Direction::Sent, ctx.arg(0), result as u32, || {
+            current_call_data(syscall::SENT)
+        });
+    }
+    0
+}
+
+/// `sock_recv_length(struct sock *sk, int ret, int flags)`
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
+    let result: i32 = ctx.arg(1);
+    let flags: u32 = ctx.arg(2);
+    if result > 0 && flags & MSG_PEEK == 0 {
+        transferred(Program::TcpReceive, Socket::Any, Direction::Received, ctx.arg(0), result as u32, || {
+            if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { current_call_data(0) }
+        });
+    }
+    0
+}
+
+/// `sys_exit(struct pt_regs *regs, long ret)`
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    if result > 0 {
+        exited(ctx.arg(0), result as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn exited(registers: u64, result: u32) -> Option<()> {
+    let call = system_call(registers)?;
+    let description = settings::syscall(call.number);
+    if description == 0 {
+        return None;
+    }
+    let flags = if description & syscall::FLAGS_THIRD != 0 {
+        call.arguments[2] as u32
+    } else if description & syscall::FLAGS_FOURTH != 0 {
+        call.arguments[3] as u32
+    } else {
+        0
+    };
+    if flags & MSG_PEEK != 0 {
+        return None;
+    }
+    let sock = descriptor_sock(call.arguments[0] as u32)?;
+    if description & syscall::SENT != 0 {
+        transferred(Program::TcpSend, Socket::Any, Direction::Sent, sock, result, || data(&call, description));
+    } else {
+        transferred(Program::TcpReceive, Socket::Any, Direction::Received, sock, result, || {
+            if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { data(&call, description) }
+        });
+    }
+    Some(())
+}
+
+/// The bytes of the system call that the current task is in, if it goes in the direction of `direction`, which is
+/// [`syscall::SENT`] or 0.
+#[inline(always)]
+fn current_call_data(direction: u8) -> Data {
+    // SAFETY: no arguments; the task is the current one.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    match system_call(registers) {
+        Some(call) => match settings::syscall(call.number) {
+            description if description & syscall::SENT == direction => data(&call, description),
+            // In-kernel work on behalf of another call, such as io_uring_enter.
+            _ => Data::Unreadable(Loss::UnreadablePages),
+        },
+        None => Data::Unreadable(Loss::UnreadablePages),
+    }
+}
+
+#[inline(always)]
+fn data(call: &SystemCall, description: u8) -> Data {
+    let argument = call.arguments[1];
+    match description & syscall::KIND {
+        syscall::BUFFER => Data::Buffer(argument),
+        syscall::VECTOR => Data::Vector(argument),
+        // struct user_msghdr: msg_name, msg_namelen, msg_iov.
+        syscall::MESSAGE => match user(argument + 16) {
+            Some(vector) => Data::Vector(vector),
+            None => Data::Unreadable(Loss::UnreadableMemory),
+        },
+        _ => Data::Unreadable(Loss::UnreadablePages),
+    }
+}
+
+/// The `struct sock` behind a descriptor of the current task, if it is a socket: what `fget` and
+/// `sock_from_file` do. The descriptor may have been closed by another thread since; then this finds nothing or
+/// another socket, whose sequence numbers will not fit.
+#[inline(always)]
+fn descriptor_sock(descriptor: u32) -> Option<u64> {
+    let task = unsafe { bpf_get_current_task() };
+    let files: u64 = field(task, Setting::TaskFiles)?;
+    let table: u64 = field(files, Setting::FilesFdt)?;
+    if descriptor >= field(table, Setting::FdtableMaxFds)? {
+        return None;
+    }
+    let descriptors: u64 = field(table, Setting::FdtableFd)?;
+    let file: u64 = kernel(descriptors + u64::from(descriptor) * 8)?;
+    let inode: u64 = field(file, Setting::FileInode)?;
+    let mode: u16 = field(inode, Setting::InodeMode)?;
+    if mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    field(field(file, Setting::FilePrivateData)?, Setting::SocketSock)
+}

@@ -1,0 +1,171 @@
+//! What this machine allows: each thing the agent needs, whether it is there, and what cannot be done without it.
+
+use std::fs;
+
+use super::{
+    Hook,
+    btf::{Btf, VMLINUX},
+    probes::{Error, Kernel, reason},
+};
+
+/// `CAP_SYS_ADMIN`, `CAP_PERFMON`, `CAP_BPF` (include/uapi/linux/capability.h).
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckState {
+    /// It is.
+    Ok,
+    /// It is not, and something is the worse for it.
+    Warning,
+    /// It is not, and the agent cannot run.
+    Missing,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub what: String,
+    /// Whether it is there.
+    pub state: CheckState,
+    /// What is there; or what is missing, what cannot be done without it, and what to do.
+    pub detail: String,
+}
+
+/// Everything looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preflight {
+    /// The kernel's release, as `uname -r` shows it.
+    pub kernel: String,
+    /// The checks, in the order they build on each other.
+    pub rows: Vec<Check>,
+}
+
+/// Looks at the kernel, and tries every hook: loads its programs, attaches them, and detaches them again.
+#[must_use]
+pub fn preflight() -> Preflight {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    let mut rows = vec![kernel_check(&kernel), btf_check(), capabilities_check()];
+    rows.extend(hook_checks());
+    Preflight { kernel, rows }
+}
+
+/// True if the process has what loading and attaching takes.
+pub(super) fn may_load_programs() -> bool {
+    let held = effective_capabilities();
+    let has = |capability: u32| held >> capability & 1 == 1;
+    has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON))
+}
+
+fn effective_capabilities() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}
+
+fn check(what: &str, state: CheckState, detail: impl Into<String>) -> Check {
+    Check {
+        what: what.to_owned(),
+        state,
+        detail: detail.into(),
+    }
+}
+
+fn kernel_check(release: &str) -> Check {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) < (5, 10) => check(
+            "kernel",
+            CheckState::Warning,
+            format!("{release}: older than 5.10, the oldest that is tested; counting may be refused"),
+        ),
+        _ => check("kernel", CheckState::Ok, release),
+    }
+}
+
+fn btf_check() -> Check {
+    match Btf::of_kernel() {
+        Ok(_) => check("BTF", CheckState::Ok, VMLINUX),
+        Err(error) => {
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            let detail = format!(
+                "{error}{cause}: without it no field of the kernel's structures can be found and nothing can be \
+                 counted; use a kernel with CONFIG_DEBUG_INFO_BTF=y"
+            );
+            check("BTF", CheckState::Missing, detail)
+        }
+    }
+}
+
+fn capabilities_check() -> Check {
+    if may_load_programs() {
+        check(
+            "capabilities",
+            CheckState::Ok,
+            "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN",
+        )
+    } else {
+        check(
+            "capabilities",
+            CheckState::Missing,
+            "neither CAP_BPF with CAP_PERFMON nor CAP_SYS_ADMIN: no program can be loaded and nothing counted; \
+             run as root (sudo)",
+        )
+    }
+}
+
+/// One row for each hook, and one that says which is taken.
+fn hook_checks() -> Vec<Check> {
+    let name = |hook: Hook| format!("hook {hook}");
+    let kernel = match Kernel::examine() {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            let why = match error {
+                Error::NoBtf { .. } => "needs BTF".to_owned(),
+                Error::NotPermitted => "needs the capabilities above".to_owned(),
+                error => error.to_string(),
+            };
+            return Hook::ALL
+                .map(|hook| check(&name(hook), CheckState::Missing, &*why))
+                .to_vec();
+        }
+    };
+    let found = Hook::ALL.map(|hook| {
+        kernel
+            .attach(hook)
+            .map(drop)
+            .map_err(|error| reason(hook, &error))
+    });
+    let best = found.iter().position(Result::is_ok);
+    Hook::ALL
+        .into_iter()
+        .zip(found)
+        .enumerate()
+        .map(|(index, (hook, result))| match result {
+            Ok(()) if Some(index) == best => check(&name(hook), CheckState::Ok, "usable; auto takes it"),
+            Ok(()) => check(&name(hook), CheckState::Ok, "usable"),
+            Err(why) if best.is_some() => {
+                check(&name(hook), CheckState::Warning, format!("not usable: {why}"))
+            }
+            Err(why) => check(
+                &name(hook),
+                CheckState::Missing,
+                format!("not usable: {why}; nothing can be counted"),
+            ),
+        })
+        .collect()
+}

@@ -1,0 +1,421 @@
+//! The attached programs.
+
+use std::{io, os::fd::AsFd as _};
+
+use agent_ebpf::abi::{globals, maps};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{Array, HashMap, MapData, MapError},
+    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint},
+};
+use thiserror::Error;
+
+use super::{
+    Counter, CounterKey, Hook, HookChoice, Loss, Losses,
+    btf::{Btf, BtfError},
+    counters,
+    settings::{Settings, SettingsError, settings, syscalls},
+};
+
+/// `ENOTSUPP` (include/linux/errno.h): the kernel's own, not for user space, but it gets here.
+const ENOTSUPP: i32 = 524;
+
+/// The programs, compiled by the build script.
+#[cfg(not(bpf_stub))]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http-statistics"));
+
+/// Nothing: the build script found no BPF toolchain.
+#[cfg(bpf_stub)]
+static OBJECT: &[u8] = &[];
+
+/// Why the programs are not in the kernel.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Compiled without the BPF toolchain.
+    #[error(
+        "this binary was built without its eBPF programs, because the BPF toolchain was missing: \
+         run .ci/setup, or install what the build's warning names, and build again"
+    )]
+    NoPrograms,
+    /// No type information.
+    #[error(
+        "{error}: without the kernel's type information no field can be found; \
+         use a kernel with CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    NoBtf {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A kernel unlike any this version knows.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The agent may not load programs.
+    #[error(
+        "not allowed to load eBPF programs: run as root (sudo), or with the capabilities CAP_BPF and CAP_PERFMON"
+    )]
+    NotPermitted,
+    /// The hook that was asked for does not work here.
+    #[error("the {hook} hook cannot be used: {reason}; use --hook auto to let the agent choose")]
+    Hook {
+        /// The hook.
+        hook: Hook,
+        /// Why.
+        reason: String,
+    },
+    /// No hook works here.
+    #[error("no hook can be used: {reasons}")]
+    NoHook {
+        /// Each hook with its reason.
+        reasons: String,
+    },
+    /// A map that was there is gone or refuses.
+    #[error("failed to read the {map} map")]
+    Read {
+        /// The map's name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A [`CounterKey`] as `aya` takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Key(CounterKey);
+
+// SAFETY: `CounterKey` is `repr(C)`, made of integers, and has no padding (asserted where it is defined).
+unsafe impl aya::Pod for Key {}
+
+/// Why one hook does not work: loading and attaching, as far as they are told apart.
+#[derive(Debug, Error)]
+pub(super) enum AttachError {
+    /// The object itself: maps, relocations.
+    #[error("{0}")]
+    Load(#[from] EbpfError),
+    /// One program.
+    #[error("{program}: {error}")]
+    Program {
+        program: &'static str,
+        #[source]
+        error: ProgramError,
+    },
+    /// The kernel's BTF, as `aya` reads it.
+    #[error("{0}")]
+    Btf(#[from] aya::BtfError),
+}
+
+/// A way into the kernel that is open: programs attached, counting. Dropping it detaches and unloads everything.
+pub struct Probes {
+    hook: Hook,
+    rejected: Vec<(Hook, String)>,
+    ebpf: Ebpf,
+}
+
+impl Probes {
+    /// Loads the programs and attaches them.
+    ///
+    /// # Errors
+    /// When the hook that `choice` asks for, or with [`HookChoice::Auto`] none of them, can be used. What had been
+    /// attached until then is detached.
+    pub fn attach(choice: HookChoice) -> Result<Self, Error> {
+        let kernel = Kernel::examine()?;
+        let hooks = match &choice {
+            HookChoice::Auto => &Hook::ALL[..],
+            HookChoice::Only(hook) => std::slice::from_ref(hook),
+        };
+        let mut rejected = Vec::new();
+        for hook in hooks {
+            match kernel.attach(*hook) {
+                Ok(ebpf) => {
+                    drop(kernel);
+                    release_memory();
+                    return Ok(Self {
+                        hook: *hook,
+                        rejected,
+                        ebpf,
+                    });
+                }
+                Err(error) => rejected.push((*hook, reason(*hook, &error))),
+            }
+        }
+        match choice {
+            HookChoice::Only(hook) => {
+                let reason = rejected.pop().map(|(_, reason)| reason).unwrap_or_default();
+                Err(Error::Hook { hook, reason })
+            }
+            HookChoice::Auto => {
+                let reasons: Vec<_> = rejected
+                    .iter()
+                    .map(|(hook, reason)| format!("{hook}: {reason}"))
+                    .collect();
+                Err(Error::NoHook {
+                    reasons: reasons.join("; "),
+                })
+            }
+        }
+    }
+
+    /// The hook in use.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// The better hooks that were not taken, each with the reason.
+    #[must_use]
+    pub fn rejected(&self) -> &[(Hook, String)] {
+        &self.rejected
+    }
+
+    /// Reads all counters: how often each thing happened since the programs were attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn counters(&mut self) -> Result<Vec<Counter>, Error> {
+        let map = self.counter_map()?;
+        counters::read(map.fd().as_fd()).map_err(|source| Error::Read {
+            map: maps::COUNTERS,
+            source,
+        })
+    }
+
+    /// Deletes counters. A process that counts again later starts at zero.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a counter that is not there is no error.
+    pub fn forget(&mut self, keys: &[CounterKey]) -> Result<(), Error> {
+        let mut map: HashMap<_, Key, u64> =
+            HashMap::try_from(self.counter_map_mut()?).map_err(|error| unreadable(maps::COUNTERS, &error))?;
+        for key in keys {
+            match map.remove(&Key(*key)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                }
+                Err(error) => return Err(unreadable(maps::COUNTERS, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads how much was not counted, by cause, since the programs were attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn losses(&mut self) -> Result<Losses, Error> {
+        let map = self.ebpf.map(maps::LOSSES).ok_or_else(|| missing(maps::LOSSES))?;
+        let map: Array<_, u64> = Array::try_from(map).map_err(|error| unreadable(maps::LOSSES, &error))?;
+        let mut losses = Losses::default();
+        for cause in Loss::ALL {
+            let value = map
+                .get(&(cause as u32), 0)
+                .map_err(|error| unreadable(maps::LOSSES, &error))?;
+            losses.0[cause as usize] = value;
+        }
+        Ok(losses)
+    }
+
+    fn counter_map(&self) -> Result<&MapData, Error> {
+        match self.ebpf.map(maps::COUNTERS) {
+            Some(aya::maps::Map::HashMap(map)) => Ok(map),
+            _ => Err(missing(maps::COUNTERS)),
+        }
+    }
+
+    fn counter_map_mut(&mut self) -> Result<&mut aya::maps::Map, Error> {
+        self.ebpf
+            .map_mut(maps::COUNTERS)
+            .ok_or_else(|| missing(maps::COUNTERS))
+    }
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes")
+            .field("hook", &self.hook)
+            .field("rejected", &self.rejected)
+            .finish_non_exhaustive()
+    }
+}
+
+fn missing(map: &'static str) -> Error {
+    Error::Read {
+        map,
+        source: io::Error::new(io::ErrorKind::NotFound, "no such map in the eBPF object"),
+    }
+}
+
+fn unreadable(map: &'static str, error: &MapError) -> Error {
+    Error::Read {
+        map,
+        source: io::Error::other(error.to_string()),
+    }
+}
+
+/// What is known about the running kernel.
+pub(super) struct Kernel {
+    settings: Settings,
+    has_sock_length_tracepoints: bool,
+}
+
+impl Kernel {
+    /// Reads the kernel's type information.
+    pub(super) fn examine() -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoPrograms);
+        }
+        let btf = Btf::of_kernel().map_err(|error| {
+            let cause = match &error {
+                BtfError::Read(source) => format!("{error}: {source}"),
+                BtfError::Malformed(_) => error.to_string(),
+            };
+            Error::NoBtf { error: cause }
+        })?;
+        if !super::preflight::may_load_programs() {
+            return Err(Error::NotPermitted);
+        }
+        Ok(Self {
+            settings: settings(&btf)?,
+            has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
+        })
+    }
+
+    /// Loads and attaches all programs of one hook.
+    pub(super) fn attach(&self, hook: Hook) -> Result<Ebpf, AttachError> {
+        raise_memlock_limit();
+        let calls = syscalls();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global(globals::SETTINGS, &self.settings[..], true)
+            .override_global(globals::SYSCALLS, &calls[..], true);
+        if hook != Hook::Kprobe {
+            // Only that hook notes calls under way.
+            loader.map_max_entries(maps::CALLS, 1);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        match hook {
+            Hook::Fentry => attach_fentry(&mut ebpf)?,
+            Hook::Kprobe => attach_kprobes(&mut ebpf)?,
+            Hook::Tracepoint if self.has_sock_length_tracepoints => {
+                attach_raw_tracepoint(&mut ebpf, "sock_send_length")?;
+                attach_raw_tracepoint(&mut ebpf, "sock_recv_length")?;
+            }
+            Hook::Tracepoint => attach_raw_tracepoint(&mut ebpf, "sys_exit")?,
+        }
+        attach_raw_tracepoint(&mut ebpf, "tcp_destroy_sock")?;
+        Ok(ebpf)
+    }
+}
+
+fn attach_fentry(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    let btf = AyaBtf::from_sys_fs()?;
+    for name in [
+        "tcp_sendmsg",
+        "tcp_recvmsg",
+        "unix_stream_sendmsg",
+        "unix_stream_recvmsg",
+    ] {
+        let program: &mut FExit = program(ebpf, name)?;
+        let attached = program.load(name, &btf).and_then(|()| program.attach());
+        attached.map_err(|error| AttachError::Program { program: name, error })?;
+    }
+    let name = "unix_release";
+    let program: &mut FEntry = program(ebpf, name)?;
+    let attached = program.load(name, &btf).and_then(|()| program.attach());
+    attached.map_err(|error| AttachError::Program { program: name, error })?;
+    Ok(())
+}
+
+fn attach_kprobes(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    for (name, function) in [
+        ("tcp_sendmsg_entry", "tcp_sendmsg"),
+        ("tcp_sendmsg_return", "tcp_sendmsg"),
+        ("tcp_recvmsg_entry", "tcp_recvmsg"),
+        ("tcp_recvmsg_return", "tcp_recvmsg"),
+        ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
+        ("unix_stream_sendmsg_return", "unix_stream_sendmsg"),
+        ("unix_stream_recvmsg_entry", "unix_stream_recvmsg"),
+        ("unix_stream_recvmsg_return", "unix_stream_recvmsg"),
+        ("unix_release_entry", "unix_release"),
+    ] {
+        let program: &mut KProbe = program(ebpf, name)?;
+        let attached = program.load().and_then(|()| program.attach(function, 0));
+        attached.map_err(|error| AttachError::Program { program: name, error })?;
+    }
+    Ok(())
+}
+
+fn attach_raw_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), AttachError> {
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    let attached = program.load().and_then(|()| program.attach(name));
+    attached.map_err(|error| AttachError::Program { program: name, error })?;
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(AttachError::Program {
+        program: name,
+        error: ProgramError::UnexpectedProgramType,
+    })?;
+    program
+        .try_into()
+        .map_err(|error| AttachError::Program { program: name, error })
+}
+
+/// What an error means for the person who wants the hook: one line.
+pub(super) fn reason(hook: Hook, error: &AttachError) -> String {
+    match (hook, os_error(error)) {
+        (Hook::Fentry, Some(libc::EPERM)) => {
+            "the kernel refuses BPF trampolines (it is locked down, or the agent lacks CAP_PERFMON)"
+                .to_owned()
+        }
+        (Hook::Fentry, Some(ENOTSUPP | libc::EOPNOTSUPP)) => {
+            "the kernel has no BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned()
+        }
+        (Hook::Kprobe, Some(libc::ENOENT)) => "the kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned(),
+        (_, Some(libc::EPERM)) => {
+            "not permitted (the kernel is locked down, or the agent lacks CAP_BPF or CAP_PERFMON)".to_owned()
+        }
+        _ => {
+            let text = format!("{error}");
+            text.split('\n').next().unwrap_or_default().trim().to_owned()
+        }
+    }
+}
+
+/// The error number behind an error, if there is one.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if let Some(io_error) = current.downcast_ref::<io::Error>() {
+            return io_error.raw_os_error();
+        }
+        next = current.source();
+    }
+    None
+}
+
+/// Before Linux 5.11 maps count against the limit of locked memory, and the default is 64 KiB. Later kernels ignore
+/// it, and some sandboxes refuse: no reason to stop.
+fn raise_memlock_limit() {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the pointer is to a live `rlimit`.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+/// Gives back what reading the type information took: tens of megabytes, once.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no arguments that could be wrong.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

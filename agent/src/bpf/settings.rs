@@ -1,0 +1,180 @@
+//! What the programs have to be told about the running kernel, found in its BTF.
+
+use std::{fs, io, os::linux::fs::MetadataExt as _};
+
+use agent_ebpf::abi::{SYSCALLS_LEN, Setting, syscall};
+use thiserror::Error;
+
+use super::btf::Btf;
+
+/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// Why the settings cannot be found.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// A field the programs read does not exist in this kernel.
+    #[error(
+        "this kernel's {structure} has no field {field}, which this version has to read; please report the kernel version"
+    )]
+    NoField {
+        /// The structure.
+        structure: &'static str,
+        /// The field, with the path to it.
+        field: &'static str,
+    },
+    /// A function has other parameters than this version knows.
+    #[error("this kernel's {function} has no parameter {parameter}; please report the kernel version")]
+    NoParameter {
+        /// The function.
+        function: &'static str,
+        /// The parameter.
+        parameter: &'static str,
+    },
+    /// The agent cannot see which PID namespace it is in.
+    #[error("failed to read /proc/self/ns/pid")]
+    PidNamespace(#[source] io::Error),
+}
+
+/// Values of `SETTINGS`, by [`Setting`].
+pub(super) type Settings = [u32; Setting::COUNT];
+
+/// Fields by structure. Where a field was renamed, the newer name comes first.
+const FIELDS: &[(Setting, &str, &[&str])] = &[
+    (Setting::SockFamily, "sock", &["__sk_common.skc_family"]),
+    (Setting::SockProtocol, "sock", &["sk_protocol"]),
+    (Setting::SockType, "sock", &["sk_type"]),
+    (Setting::SockSocket, "sock", &["sk_socket"]),
+    (Setting::TcpCopiedSeq, "tcp_sock", &["copied_seq"]),
+    (Setting::TcpWriteSeq, "tcp_sock", &["write_seq"]),
+    (Setting::TcpRcvNxt, "tcp_sock", &["rcv_nxt"]),
+    (Setting::TcpBytesReceived, "tcp_sock", &["bytes_received"]),
+    (Setting::SocketSock, "socket", &["sk"]),
+    (Setting::MsgIter, "msghdr", &["msg_iter"]),
+    (Setting::IterType, "iov_iter", &["iter_type", "type"]),
+    (Setting::IterOffset, "iov_iter", &["iov_offset"]),
+    (Setting::IterIov, "iov_iter", &["__iov", "iov"]),
+    (Setting::TaskGroupLeader, "task_struct", &["group_leader"]),
+    (Setting::TaskStartBoottime, "task_struct", &["start_boottime"]),
+    (Setting::TaskThreadPid, "task_struct", &["thread_pid"]),
+    (Setting::PidLevel, "pid", &["level"]),
+    (Setting::PidNumbers, "pid", &["numbers"]),
+    (Setting::UpidNr, "upid", &["nr"]),
+    (Setting::UpidNs, "upid", &["ns"]),
+    (Setting::PidNamespaceInum, "pid_namespace", &["ns.inum"]),
+    (Setting::TaskFiles, "task_struct", &["files"]),
+    (Setting::FilesFdt, "files_struct", &["fdt"]),
+    (Setting::FdtableMaxFds, "fdtable", &["max_fds"]),
+    (Setting::FdtableFd, "fdtable", &["fd"]),
+    (Setting::FileInode, "file", &["f_inode"]),
+    (Setting::FilePrivateData, "file", &["private_data"]),
+    (Setting::InodeMode, "inode", &["i_mode"]),
+];
+
+/// Finds all settings.
+pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
+    let mut settings = [Setting::NONE; Setting::COUNT];
+    let mut set = |setting: Setting, value| settings[setting as usize] = value;
+    for (setting, structure, names) in FIELDS {
+        let offset = names.iter().find_map(|name| btf.offset(structure, name));
+        set(
+            *setting,
+            offset.ok_or(SettingsError::NoField {
+                structure,
+                field: names[0],
+            })?,
+        );
+    }
+    let field = |structure, field| {
+        btf.offset(structure, field)
+            .ok_or(SettingsError::NoField { structure, field })
+    };
+    let to_inode = field("socket_alloc", "vfs_inode.i_ino")?;
+    set(
+        Setting::SocketInodeNumber,
+        to_inode.wrapping_sub(field("socket_alloc", "socket")?),
+    );
+    set(
+        Setting::UpidSize,
+        btf.size("upid").ok_or(SettingsError::NoField {
+            structure: "upid",
+            field: "nr",
+        })?,
+    );
+
+    // Before Linux 5.14 (8cd54c1c8480) the type and the direction shared a field, with the direction in bit 0.
+    let with_direction = btf.offset("iov_iter", "iter_type").is_none();
+    set(Setting::IterTypeMask, if with_direction { 0xfe } else { 0xff });
+    let no_type = SettingsError::NoField {
+        structure: "iter_type",
+        field: "ITER_IOVEC",
+    };
+    set(
+        Setting::IterTypeIovec,
+        btf.enumerator("iter_type", "ITER_IOVEC").ok_or(no_type)?,
+    );
+    set(
+        Setting::IterTypeUbuf,
+        btf.enumerator("iter_type", "ITER_UBUF").unwrap_or(Setting::NONE),
+    );
+
+    let parameters = btf.parameters("tcp_recvmsg").unwrap_or_default();
+    let flags = parameters.iter().position(|name| name == "flags");
+    match (flags, u32::try_from(parameters.len())) {
+        (Some(flags @ 3..=4), Ok(count)) => {
+            set(Setting::TcpRecvmsgFlags, if flags == 3 { 3 } else { 4 });
+            set(Setting::TcpRecvmsgArgs, count);
+        }
+        _ => {
+            return Err(SettingsError::NoParameter {
+                function: "tcp_recvmsg",
+                parameter: "flags",
+            });
+        }
+    }
+    set(
+        Setting::PidNamespace,
+        pid_namespace().map_err(SettingsError::PidNamespace)?,
+    );
+    Ok(settings)
+}
+
+/// Inode number of this process's PID namespace, 0 if it is the initial one.
+fn pid_namespace() -> io::Result<u32> {
+    let inode = fs::metadata("/proc/self/ns/pid")?.st_ino();
+    Ok(if inode == INITIAL_PID_NAMESPACE {
+        0
+    } else {
+        u32::try_from(inode).unwrap_or(u32::MAX)
+    })
+}
+
+/// Describes the system calls that move bytes over sockets, by their number on this architecture.
+pub(super) fn syscalls() -> [u8; SYSCALLS_LEN] {
+    use syscall::{BUFFER, FLAGS_FOURTH, FLAGS_THIRD, MESSAGE, PAGES, SENT, VECTOR};
+    let calls = [
+        (libc::SYS_read, BUFFER),
+        (libc::SYS_recvfrom, BUFFER | FLAGS_FOURTH),
+        (libc::SYS_readv, VECTOR),
+        (libc::SYS_preadv2, VECTOR),
+        (libc::SYS_recvmsg, MESSAGE | FLAGS_THIRD),
+        (libc::SYS_recvmmsg, PAGES | FLAGS_FOURTH),
+        (libc::SYS_write, BUFFER | SENT),
+        (libc::SYS_sendto, BUFFER | SENT),
+        (libc::SYS_writev, VECTOR | SENT),
+        (libc::SYS_pwritev2, VECTOR | SENT),
+        (libc::SYS_sendmsg, MESSAGE | SENT),
+        (libc::SYS_sendmmsg, PAGES | SENT),
+        (libc::SYS_sendfile, PAGES | SENT),
+    ];
+    let mut table = [0; SYSCALLS_LEN];
+    for (number, description) in calls {
+        if let Some(entry) = usize::try_from(number)
+            .ok()
+            .and_then(|number| table.get_mut(number))
+        {
+            *entry = description;
+        }
+    }
+    table
+}

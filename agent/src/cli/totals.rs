@@ -1,0 +1,76 @@
+//! Totals as a table.
+
+use std::collections::BTreeSet;
+
+use super::table::{Align, Table};
+use crate::totals::{Counts, Totals};
+
+/// One line per process and per cgroup of exited ones, one column per status code, and what was not counted below.
+pub(super) fn table(totals: &Totals) -> String {
+    let Totals {
+        hook,
+        processes,
+        exited,
+        losses,
+    } = totals;
+    let all = processes
+        .iter()
+        .map(|row| &row.counts)
+        .chain(exited.iter().map(|row| &row.counts));
+    let codes: BTreeSet<&str> = all
+        .flat_map(|counts| counts.responses.keys().map(String::as_str))
+        .collect();
+
+    let titles = [
+        ("PID", Align::Right),
+        ("COMMAND", Align::Left),
+        ("CGROUP", Align::Left),
+        ("REQUESTS", Align::Right),
+    ];
+    let mut table = Table::new(
+        titles
+            .into_iter()
+            .chain(codes.iter().map(|code| (*code, Align::Right))),
+    );
+    let mut row = |pid: String, command: &str, cgroup: Option<&str>, counts: &Counts| {
+        let head = [
+            pid,
+            command.to_owned(),
+            cgroup.unwrap_or("?").to_owned(),
+            counts.requests.to_string(),
+        ];
+        let responses = codes
+            .iter()
+            .map(|code| counts.responses.get(*code).copied().unwrap_or(0).to_string());
+        table.row(head.into_iter().chain(responses));
+    };
+    for process in processes {
+        let command = process.command.as_deref().unwrap_or("?");
+        row(
+            process.pid.to_string(),
+            command,
+            process.cgroup.as_deref(),
+            &process.counts,
+        );
+    }
+    for cgroup in exited {
+        row(
+            "-".to_owned(),
+            "(exited)",
+            cgroup.cgroup.as_deref(),
+            &cgroup.counts,
+        );
+    }
+
+    let lost: Vec<String> = losses
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(cause, count)| format!("{cause} {count}"))
+        .collect();
+    let lost = if lost.is_empty() {
+        "nothing".to_owned()
+    } else {
+        lost.join(", ")
+    };
+    format!("{}\nhook: {hook}\nnot counted: {lost}\n", table.render())
+}

@@ -1,0 +1,736 @@
+//! What can be configured: flags over environment over file over defaults.
+//!
+//! Raw values are parsed once, into types that cannot hold a bad one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer};
+
+use crate::bpf::HookChoice;
+use crate::report::PLUGIN_ID;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to read the configuration file {}: {cause}: give --config the path of a readable YAML file", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("failed to parse the configuration file {}: {message}", place(.path, *.line))]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, if known.
+        line: Option<u64>,
+        /// What is wrong with it and what would be right.
+        message: String,
+    },
+    /// Nothing says which host this is.
+    #[error("failed to find out the host id from {}: {cause}: set it with --host-id", .path.display())]
+    HostName {
+        /// The file that holds the host name.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// Values that are good alone do not fit together.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+}
+
+fn place(path: &Path, line: Option<u64>) -> String {
+    match line {
+        Some(line) => format!("{}, line {line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// Why a value is refused, and what would be accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ValueError {
+    /// Not a duration.
+    #[error("`{0}` is not a duration: write a number and a unit, as in 1s or 500ms")]
+    Duration(String),
+    /// Outside the range of intervals.
+    #[error("an interval of {0:?} is not usable: take 100ms to 60s")]
+    Interval(Duration),
+    /// Outside the range of histories.
+    #[error("a history of {0:?} is not usable: take 1s to 10m")]
+    History(Duration),
+    /// Too many samples.
+    #[error("a history of {history:?} has {samples} intervals of {interval:?}: take at most {MAX_SAMPLES}")]
+    Samples {
+        /// The window.
+        history: Duration,
+        /// Time between samples.
+        interval: Duration,
+        /// How many of it the window has.
+        samples: u128,
+    },
+    /// Not a status code.
+    #[error("`{0}` is not an HTTP status code: list codes from 100 to 599, as in 200,404,500")]
+    StatusCode(String),
+    /// Cannot be part of a node's id.
+    #[error(
+        "`{0}` is not usable as host id: it must not be empty and have no `;`, spaces or control characters"
+    )]
+    HostId(String),
+    /// Relative path.
+    #[error("the plugin directory `{}` is relative: give its absolute path", .0.display())]
+    RelativePluginDir(PathBuf),
+    /// Too long for a socket.
+    #[error("the plugin directory `{}` is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes", .0.display())]
+    LongPluginDir(PathBuf),
+    /// Not one of the words.
+    #[error("`{word}` is not a {what}: use {choices}")]
+    Word {
+        /// What was given.
+        word: String,
+        /// What it should be.
+        what: &'static str,
+        /// All there are.
+        choices: &'static str,
+    },
+}
+
+/// Longest path of a Unix socket: `sizeof(sockaddr_un.sun_path)` without the final 0.
+const MAX_SOCKET_PATH: usize = 107;
+/// Most samples in a window: bounds memory and the size of reports.
+const MAX_SAMPLES: u128 = 600;
+
+fn duration(text: &str) -> Result<Duration, ValueError> {
+    let parsed = SignedDuration::from_str(text)
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok());
+    parsed.ok_or_else(|| ValueError::Duration(text.to_owned()))
+}
+
+/// Time between two readings of the counters: 100 ms to 60 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(Duration);
+
+impl Interval {
+    /// As a duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for Interval {
+    /// 1 s: how often Scope polls.
+    fn default() -> Self {
+        Self(Duration::from_secs(1))
+    }
+}
+
+impl FromStr for Interval {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let interval = duration(text)?;
+        if (Duration::from_millis(100)..=Duration::from_mins(1)).contains(&interval) {
+            Ok(Self(interval))
+        } else {
+            Err(ValueError::Interval(interval))
+        }
+    }
+}
+
+/// How much of the past each report shows: 1 s to 10 min.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History(Duration);
+
+impl History {
+    /// As a duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for History {
+    /// 60 s: the width of Scope's graphs.
+    fn default() -> Self {
+        Self(Duration::from_mins(1))
+    }
+}
+
+impl FromStr for History {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let history = duration(text)?;
+        if (Duration::from_secs(1)..=Duration::from_mins(10)).contains(&history) {
+            Ok(Self(history))
+        } else {
+            Err(ValueError::History(history))
+        }
+    }
+}
+
+/// Status codes with a metric of their own; all others share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusCodes(BTreeSet<u16>);
+
+impl StatusCodes {
+    /// The codes, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().copied()
+    }
+
+    /// Whether a code has a metric of its own.
+    #[must_use]
+    pub fn contains(&self, code: u16) -> bool {
+        self.0.contains(&code)
+    }
+}
+
+impl Default for StatusCodes {
+    /// The codes of the original plugin.
+    fn default() -> Self {
+        Self(
+            [
+                100, 200, 201, 202, 204, 308, 400, 401, 403, 404, 408, 451, 500, 501, 502, 503,
+            ]
+            .into(),
+        )
+    }
+}
+
+impl TryFrom<Vec<u16>> for StatusCodes {
+    type Error = ValueError;
+
+    fn try_from(codes: Vec<u16>) -> Result<Self, ValueError> {
+        match codes.iter().find(|code| !(100..=599).contains(*code)) {
+            Some(code) => Err(ValueError::StatusCode(code.to_string())),
+            None => Ok(Self(codes.into_iter().collect())),
+        }
+    }
+}
+
+impl FromStr for StatusCodes {
+    type Err = ValueError;
+
+    fn from_str(list: &str) -> Result<Self, ValueError> {
+        let parse = |word: &str| {
+            let word = word.trim();
+            word.parse::<u16>()
+                .ok()
+                .ok_or_else(|| ValueError::StatusCode(word.to_owned()))
+        };
+        list.split(',')
+            .map(parse)
+            .collect::<Result<Vec<u16>, _>>()?
+            .try_into()
+    }
+}
+
+/// How Scope names this host in the ids of its nodes, `<host id>;<pid>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostId(String);
+
+impl FromStr for HostId {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let bad = |letter: char| letter == ';' || letter.is_whitespace() || letter.is_control();
+        if text.is_empty() || text.contains(bad) {
+            return Err(ValueError::HostId(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a host id comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostIdSource {
+    /// Flag, environment or file.
+    Configured,
+    /// The environment variable `NODE_NAME`, as set by a DaemonSet.
+    NodeName,
+    /// The kernel's host name (UTS).
+    HostName,
+}
+
+impl HostIdSource {
+    /// In words.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Configured => "as configured",
+            Self::NodeName => "from NODE_NAME",
+            Self::HostName => "the host's name",
+        }
+    }
+}
+
+/// Where Scope's probe looks for plugins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginDir(PathBuf);
+
+impl PluginDir {
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of our socket in it.
+    #[must_use]
+    pub fn socket_dir(&self) -> PathBuf {
+        self.0.join(PLUGIN_ID)
+    }
+
+    /// Our socket. Its name without extension is the plugin's id.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.socket_dir().join(format!("{PLUGIN_ID}.sock"))
+    }
+}
+
+impl Default for PluginDir {
+    /// The default of Scope's `--probe.plugins.root`.
+    fn default() -> Self {
+        Self(PathBuf::from("/var/run/scope/plugins"))
+    }
+}
+
+impl FromStr for PluginDir {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let dir = Self(PathBuf::from(text));
+        if dir.0.is_relative() {
+            return Err(ValueError::RelativePluginDir(dir.0));
+        }
+        if dir.socket().as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(ValueError::LongPluginDir(dir.0));
+        }
+        Ok(dir)
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What stops the agent from doing its work.
+    Error,
+    /// And what limits it.
+    Warn,
+    /// And start, stop and changes.
+    #[default]
+    Info,
+    /// And each step.
+    Debug,
+    /// And everything.
+    Trace,
+}
+
+impl FromStr for LogLevel {
+    type Err = ValueError;
+
+    fn from_str(word: &str) -> Result<Self, ValueError> {
+        match word {
+            "error" => Ok(Self::Error),
+            "warn" => Ok(Self::Warn),
+            "info" => Ok(Self::Info),
+            "debug" => Ok(Self::Debug),
+            "trace" => Ok(Self::Trace),
+            _ => Err(ValueError::Word {
+                word: word.to_owned(),
+                what: "log level",
+                choices: "error, warn, info, debug or trace",
+            }),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = ValueError;
+
+    fn from_str(word: &str) -> Result<Self, ValueError> {
+        match word {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(ValueError::Word {
+                word: word.to_owned(),
+                what: "log format",
+                choices: "text or json",
+            }),
+        }
+    }
+}
+
+/// Values from one source; what is absent comes from the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Overrides {
+    /// Directory in which Scope's probe looks for plugins [default: /var/run/scope/plugins]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "SCOPE_HTTP_STATISTICS_PLUGIN_DIR"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub plugin_dir: Option<PluginDir>,
+
+    /// How to attach to the kernel: auto, fentry, kprobe or tracepoint [default: auto]
+    #[arg(long, global = true, value_name = "HOOK", env = "SCOPE_HTTP_STATISTICS_HOOK")]
+    #[serde(deserialize_with = "parsed")]
+    pub hook: Option<HookChoice>,
+
+    /// Time between two samples [default: 1s]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        env = "SCOPE_HTTP_STATISTICS_INTERVAL"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub interval: Option<Interval>,
+
+    /// Time that each report covers [default: 60s]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        env = "SCOPE_HTTP_STATISTICS_HISTORY"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub history: Option<History>,
+
+    /// Status codes with a graph of their own [default: the 16 most common]
+    #[arg(
+        long,
+        global = true,
+        value_name = "CODES",
+        env = "SCOPE_HTTP_STATISTICS_STATUS_CODES"
+    )]
+    #[serde(deserialize_with = "code_list")]
+    pub status_codes: Option<StatusCodes>,
+
+    /// Host id in Scope [default: `NODE_NAME`, else the host's name]
+    #[arg(long, global = true, value_name = "ID", env = "SCOPE_HTTP_STATISTICS_HOST_ID")]
+    #[serde(deserialize_with = "parsed")]
+    pub host_id: Option<HostId>,
+
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "SCOPE_HTTP_STATISTICS_LOG_LEVEL"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub log_level: Option<LogLevel>,
+
+    /// text or json [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "SCOPE_HTTP_STATISTICS_LOG_FORMAT"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// A string in the type's own form; errors carry the place in the file.
+fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+/// A list of numbers.
+fn code_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StatusCodes>, D::Error> {
+    let codes = Option::<Vec<u16>>::deserialize(deserializer)?;
+    codes
+        .map(|codes| codes.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+impl Overrides {
+    /// Reads a YAML file: the flags' names in camelCase, as in `pluginDir: /run/scope/plugins`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no YAML, or has unknown names or bad values.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Self::from_yaml(&text).map_err(|(line, message)| ConfigError::Parse {
+            path: path.to_owned(),
+            line,
+            message,
+        })
+    }
+
+    fn from_yaml(text: &str) -> Result<Self, (Option<u64>, String)> {
+        // An empty document is null, which is no struct.
+        if text
+            .lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+        {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(text).map_err(|error| {
+            let line = error
+                .location()
+                .map(|place| place.line())
+                .filter(|line| *line > 0);
+            let plain = error.without_snippet().to_string();
+            (line, plain.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+        })
+    }
+
+    /// These values, and `other`'s where these are absent.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let Self {
+            plugin_dir,
+            hook,
+            interval,
+            history,
+            status_codes,
+            host_id,
+            log_level,
+            log_format,
+        } = self;
+        Self {
+            plugin_dir: plugin_dir.or(other.plugin_dir),
+            hook: hook.or(other.hook),
+            interval: interval.or(other.interval),
+            history: history.or(other.history),
+            status_codes: status_codes.or(other.status_codes),
+            host_id: host_id.or(other.host_id),
+            log_level: log_level.or(other.log_level),
+            log_format: log_format.or(other.log_format),
+        }
+    }
+}
+
+/// A complete configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where Scope's probe looks for plugins.
+    pub plugin_dir: PluginDir,
+    /// How to attach.
+    pub hook: HookChoice,
+    /// Time between samples.
+    pub interval: Interval,
+    /// Time that a report covers.
+    pub history: History,
+    /// Codes with a metric of their own.
+    pub status_codes: StatusCodes,
+    /// This host, in Scope.
+    pub host_id: HostId,
+    /// Where that comes from.
+    pub host_id_source: HostIdSource,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// How it looks.
+    pub log_format: LogFormat,
+}
+
+/// The kernel's host name.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
+impl Settings {
+    /// Fills what is absent with defaults.
+    ///
+    /// # Errors
+    /// When values do not fit together, or the host id is neither given nor can be found out.
+    pub fn new(overrides: Overrides) -> Result<Self, ConfigError> {
+        let Overrides {
+            plugin_dir,
+            hook,
+            interval,
+            history,
+            status_codes,
+            host_id,
+            log_level,
+            log_format,
+        } = overrides;
+        let interval = interval.unwrap_or_default();
+        let history = history.unwrap_or_default();
+        let samples = samples(history, interval);
+        if samples > MAX_SAMPLES {
+            let (history, interval) = (history.0, interval.0);
+            return Err(ValueError::Samples {
+                history,
+                interval,
+                samples,
+            }
+            .into());
+        }
+        let (host_id, host_id_source) = match host_id {
+            Some(host_id) => (host_id, HostIdSource::Configured),
+            None => detect_host_id()?,
+        };
+        Ok(Self {
+            plugin_dir: plugin_dir.unwrap_or_default(),
+            hook: hook.unwrap_or(HookChoice::Auto),
+            interval,
+            history,
+            status_codes: status_codes.unwrap_or_default(),
+            host_id,
+            host_id_source,
+            log_level: log_level.unwrap_or_default(),
+            log_format: log_format.unwrap_or_default(),
+        })
+    }
+
+    /// How many samples a window has at most.
+    #[must_use]
+    pub fn max_samples(&self) -> usize {
+        usize::try_from(samples(self.history, self.interval)).unwrap_or(usize::MAX)
+    }
+}
+
+fn samples(history: History, interval: Interval) -> u128 {
+    history.0.as_nanos().div_ceil(interval.0.as_nanos())
+}
+
+fn detect_host_id() -> Result<(HostId, HostIdSource), ConfigError> {
+    if let Some(host_id) = std::env::var("NODE_NAME").ok().and_then(|name| name.parse().ok()) {
+        return Ok((host_id, HostIdSource::NodeName));
+    }
+    let path = PathBuf::from(HOST_NAME);
+    let name = std::fs::read_to_string(&path).map_err(|cause| ConfigError::HostName { path, cause })?;
+    Ok((name.trim().parse()?, HostIdSource::HostName))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::Hook;
+
+    #[test]
+    fn a_file_sets_everything() {
+        let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
+                    statusCodes: [418, 200]\nhostId: node-1\nlogLevel: debug\nlogFormat: json\n";
+        let expected = Overrides {
+            plugin_dir: Some("/run/x".parse().unwrap()),
+            hook: Some(HookChoice::Only(Hook::Kprobe)),
+            interval: Some("2s".parse().unwrap()),
+            history: Some("30s".parse().unwrap()),
+            status_codes: Some("200,418".parse().unwrap()),
+            host_id: Some("node-1".parse().unwrap()),
+            log_level: Some(LogLevel::Debug),
+            log_format: Some(LogFormat::Json),
+        };
+        assert_eq!(Overrides::from_yaml(file).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_empty_file_sets_nothing() {
+        for file in ["", "\n", "# nothing\n\n"] {
+            assert_eq!(
+                Overrides::from_yaml(file).unwrap(),
+                Overrides::default(),
+                "{file:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_line_and_reason() {
+        let cases = [
+            ("interval: 1s\nintervall: 2s\n", 2, "intervall"),
+            ("interval: 1s\nhook: uprobe\n", 2, "fentry"),
+            ("\n\ninterval: soon\n", 3, "500ms"),
+            ("interval: 1h\n", 1, "100ms to 60s"),
+            ("statusCodes: [200, 700]\n", 1, "700"),
+            ("statusCodes: yes\n", 1, ""),
+            ("hostId: \"a;b\"\n", 1, "host id"),
+            ("pluginDir: run\n", 1, "absolute"),
+            ("interval: [1s\n", 0, ""),
+            ("interval: 1s\ninterval: 2s\n", 2, "interval"),
+            ("- a\n", 1, ""),
+        ];
+        for (file, line, reason) in cases {
+            let (at, message) = Overrides::from_yaml(file).unwrap_err();
+            assert!(message.contains(reason), "{file:?}: {message}");
+            assert!(!message.contains('\n'), "{file:?}: {message}");
+            if line > 0 {
+                assert_eq!(at, Some(line), "{file:?}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_source_wins() {
+        let flags = Overrides {
+            interval: Some("2s".parse().unwrap()),
+            ..Overrides::default()
+        };
+        let file = Overrides::from_yaml("interval: 3s\nhistory: 10s\n").unwrap();
+        let merged = flags.or(file);
+        assert_eq!(merged.interval, Some("2s".parse().unwrap()));
+        assert_eq!(merged.history, Some("10s".parse().unwrap()));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for text in ["0s", "99ms", "61s", "-1s", "1", "", "1 parsec"] {
+            assert!(text.parse::<Interval>().is_err(), "{text:?}");
+        }
+        for text in ["99", "600", "abc", "200,,404", ""] {
+            assert!(text.parse::<StatusCodes>().is_err(), "{text:?}");
+        }
+        for text in ["", "a;b", "a b", "a\nb"] {
+            assert!(text.parse::<HostId>().is_err(), "{text:?}");
+        }
+        let long = format!("/{}", "x".repeat(100));
+        for text in ["", "relative", long.as_str()] {
+            assert!(text.parse::<PluginDir>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_has_a_bounded_number_of_samples() {
+        let overrides = |interval: &str, history: &str| Overrides {
+            interval: Some(interval.parse().unwrap()),
+            history: Some(history.parse().unwrap()),
+            host_id: Some("h".parse().unwrap()),
+            ..Overrides::default()
+        };
+        assert_eq!(Settings::new(overrides("1s", "60s")).unwrap().max_samples(), 60);
+        assert_eq!(Settings::new(overrides("60s", "1s")).unwrap().max_samples(), 1);
+        assert!(Settings::new(overrides("100ms", "2m")).is_err());
+    }
+}

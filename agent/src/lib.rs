@@ -1,0 +1,18 @@
+//! The node agent: counts HTTP requests and responses per process in the kernel and serves the rates to Weave Scope.
+//!
+//! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
+//! (rates and totals, with names from [`process`]) → [`report`] and [`totals`] → [`server`] (the plugin's socket).
+//! [`config`] and [`cli`] stand before it, [`client`] asks a running agent.
+
+pub mod bpf;
+mod cause;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod sampler;
+pub mod server;
+pub mod stats;
+pub mod totals;

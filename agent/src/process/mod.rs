@@ -1,0 +1,171 @@
+//! Who is behind a counter: command and cgroup of a process, read from `/proc` and the cgroup file system.
+//!
+//! Only processes that have counters are looked at, and nothing here is done per request.
+
+mod cgroup;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::stats::{Identity, Owner};
+pub use cgroup::{Cgroups, Membership};
+
+/// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, the same on every architecture that has eBPF).
+const USER_HZ: u64 = 100;
+/// Nanoseconds in one clock tick.
+const CLOCK_TICK: u64 = 1_000_000_000 / USER_HZ;
+
+/// The file systems that tell about processes.
+#[derive(Debug)]
+pub struct Processes {
+    proc: PathBuf,
+    cgroups: Cgroups,
+    /// Reused: one file is read per process and interval.
+    buffer: Vec<u8>,
+}
+
+/// What `/proc/<pid>/stat` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat<'a> {
+    /// The command name, at most 15 bytes; may contain anything, also spaces and parentheses.
+    pub command: &'a [u8],
+    /// When the process started, in clock ticks since boot.
+    start_ticks: u64,
+}
+
+impl<'a> Stat<'a> {
+    /// Reads the line; see `proc_pid_stat(5)`. `None` if it is not one.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let open = line.iter().position(|byte| *byte == b'(')?;
+        let close = line.iter().rposition(|byte| *byte == b')')?;
+        let command = line.get(open + 1..close)?;
+        // Field 3 comes after the parenthesis; field 22 is starttime.
+        let start_ticks = line
+            .get(close + 1..)?
+            .split(u8::is_ascii_whitespace)
+            .filter(|field| !field.is_empty())
+            .nth(22 - 3)?;
+        let start_ticks = str::from_utf8(start_ticks).ok()?.parse().ok()?;
+        Some(Self { command, start_ticks })
+    }
+
+    /// Whether this is the process that started at `start_time`, in nanoseconds since boot, as exactly as clock
+    /// ticks tell.
+    #[must_use]
+    pub fn started_at(&self, start_time: u64) -> bool {
+        start_time / CLOCK_TICK == self.start_ticks
+    }
+}
+
+impl Processes {
+    /// Processes of the `/proc` mounted at `proc`.
+    #[must_use]
+    pub fn new(proc: &Path) -> Self {
+        Self {
+            proc: proc.to_owned(),
+            cgroups: Cgroups::new(proc),
+            buffer: Vec::with_capacity(1024),
+        }
+    }
+
+    /// The command name of `owner`'s process if it lives. A zombie lives until it is reaped: its threads may.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read for another reason than that the process is gone; nothing is known then.
+    pub fn command(&mut self, owner: &Owner) -> io::Result<Option<String>> {
+        let path = self.proc.join(owner.pid.to_string()).join("stat");
+        self.buffer.clear();
+        match File::open(path).and_then(|mut file| file.read_to_end(&mut self.buffer)) {
+            Ok(_) => Ok(Stat::parse(&self.buffer)
+                .filter(|stat| stat.started_at(owner.start_time))
+                .map(|stat| String::from_utf8_lossy(stat.command).into_owned())),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Command and cgroup of an owner seen for the first time.
+    pub fn identify(&mut self, owner: &Owner) -> Identity {
+        let found = self.command(owner);
+        let gone = matches!(found, Ok(None));
+        let file = if gone {
+            None
+        } else {
+            std::fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
+        };
+        let membership = file.as_deref().map(Membership::parse).unwrap_or_default();
+        let cgroup = self.cgroups.path(owner.cgroup, &membership).map(Arc::from);
+        Identity {
+            gone,
+            command: found.ok().flatten(),
+            cgroup,
+        }
+    }
+}
+
+/// `ENOENT`: no such directory; `ESRCH`: the process ended between open and read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat_line(command: &str, start: u64) -> String {
+        format!("42 ({command}) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 {start} 1000 200 184467\n")
+    }
+
+    #[test]
+    fn stat_reads_commands_of_any_form() {
+        for command in ["nginx", "", "a b", "a) S 1 (b", "((", "(sd-pam)", "é"] {
+            let line = stat_line(command, 77);
+            let stat = Stat::parse(line.as_bytes()).unwrap();
+            assert_eq!(stat.command, command.as_bytes(), "{line}");
+            assert_eq!(stat.start_ticks, 77, "{line}");
+        }
+    }
+
+    #[test]
+    fn stat_refuses_what_is_no_stat_line() {
+        for line in ["", "42", "42 (nginx", "42 (nginx) S 1 2", "42 (nginx) S", ")("] {
+            assert_eq!(Stat::parse(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn start_times_are_compared_by_clock_ticks() {
+        let line = stat_line("nginx", 77);
+        let stat = Stat::parse(line.as_bytes()).unwrap();
+        assert!(stat.started_at(770_000_000));
+        assert!(stat.started_at(779_999_999));
+        assert!(!stat.started_at(769_999_999));
+        assert!(!stat.started_at(780_000_000));
+    }
+
+    #[test]
+    fn a_live_process_has_a_command_and_a_reused_pid_none() {
+        let line = std::fs::read("/proc/self/stat").unwrap();
+        let ticks = Stat::parse(&line).unwrap().start_ticks;
+        let mut processes = Processes::new(Path::new("/proc"));
+        let owner = Owner {
+            pid: std::process::id(),
+            start_time: ticks * CLOCK_TICK + 5,
+            cgroup: 1,
+        };
+        assert!(processes.command(&owner).unwrap().is_some());
+        let earlier = Owner {
+            start_time: owner.start_time - CLOCK_TICK,
+            ..owner
+        };
+        assert_eq!(processes.command(&earlier).unwrap(), None);
+        let absent = Owner {
+            pid: u32::MAX,
+            ..owner
+        };
+        assert_eq!(processes.command(&absent).unwrap(), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Runs the agent: takes the socket, attaches the programs, samples and serves until a signal.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinSet, block_in_place};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::bpf::{self, Probes};
+use crate::config::Settings;
+use crate::process::Processes;
+use crate::sampler::Sampler;
+use crate::server::{self, PluginSocket, SocketError};
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// No programs in the kernel.
+    #[error(transparent)]
+    Attach(#[from] bpf::Error),
+    /// Signals cannot be waited for.
+    #[error("failed to wait for signals: {0}: raise the limit of open files (ulimit -n)")]
+    Signals(io::Error),
+    /// A part of the agent ended on its own.
+    #[error("the agent's {0} ended unexpectedly: this is a bug; please report it")]
+    Ended(&'static str),
+    /// A part of the agent panicked.
+    #[error("a part of the agent failed: {0}: this is a bug; please report it")]
+    Failed(JoinError),
+}
+
+/// `SIGTERM` and `SIGINT`. From the moment it exists, they no longer end the process at once.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Runs until `SIGTERM` or `SIGINT`. Whatever the outcome, the programs are detached and the socket is removed.
+///
+/// # Errors
+/// When the socket cannot be had, the programs cannot be attached, or a part of the agent fails.
+pub async fn run(settings: &Settings) -> Result<(), RunError> {
+    let mut signals = StopSignals::new().map_err(RunError::Signals)?;
+    // The socket first: a second agent must be refused before it attaches anything.
+    let (_socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
+    let probes = block_in_place(|| Probes::attach(settings.hook))?;
+    let attached = Instant::now();
+    log_start(settings, &probes);
+
+    let (sampler, feed) = Sampler::new(probes, attached, Processes::new(Path::new("/proc")), settings);
+    let router = server::router(feed, settings.interval.get());
+    let shutdown = CancellationToken::new();
+    let mut parts = JoinSet::new();
+    let sampling = sampler.run(shutdown.clone());
+    parts.spawn(async {
+        sampling.await;
+        "sampler"
+    });
+    let serving = server::serve(listener, router, shutdown.clone());
+    parts.spawn(async {
+        serving.await;
+        "server"
+    });
+
+    let ended = tokio::select! {
+        name = signals.recv() => { info!(signal = name, "stopping"); None }
+        ended = parts.join_next() => ended,
+    };
+    shutdown.cancel();
+    while parts.join_next().await.is_some() {}
+    match ended {
+        None => Ok(()),
+        Some(Ok(part)) => Err(RunError::Ended(part)),
+        Some(Err(error)) => Err(RunError::Failed(error)),
+    }
+}
+
+fn log_start(settings: &Settings, probes: &Probes) {
+    let rejected: Vec<String> = probes
+        .rejected()
+        .iter()
+        .map(|(hook, reason)| format!("{hook}: {reason}"))
+        .collect();
+    let rejected = (!rejected.is_empty()).then(|| rejected.join("; "));
+    info!(
+        hook = %probes.hook(),
+        rejected,
+        host_id = %settings.host_id,
+        host_id_source = settings.host_id_source.describe(),
+        socket = %settings.plugin_dir.socket().display(),
+        "counting HTTP requests"
+    );
+}

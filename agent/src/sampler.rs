@@ -1,0 +1,608 @@
+//! The agent's own clockwork: reads the kernel's counters once per interval, keeps the books, and publishes the
+//! report.
+//!
+//! Pollers never touch the kernel: any number of them read the same published bytes. Only totals are read when
+//! asked for, because they are compared with other counts.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes};
+use crate::cause::chain;
+use crate::config::Settings;
+use crate::process::Processes;
+use crate::report::ReportBuilder;
+use crate::stats::{Ledger, Owner, Window};
+use crate::totals::Totals;
+
+/// Where counters come from.
+pub trait Kernel {
+    /// Why a reading failed.
+    type Error: std::error::Error + 'static;
+
+    /// The hook in use.
+    fn hook(&self) -> Hook;
+
+    /// All counters, cumulative since the programs were attached.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn counters(&mut self) -> Result<Vec<Counter>, Self::Error>;
+
+    /// Deletes counters; those that do not exist are no error.
+    ///
+    /// # Errors
+    /// When one cannot be deleted; others may have been.
+    fn forget(&mut self, keys: &[CounterKey]) -> Result<(), Self::Error>;
+
+    /// What could not be counted, cumulative.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn losses(&mut self) -> Result<Losses, Self::Error>;
+}
+
+impl Kernel for Probes {
+    type Error = bpf::Error;
+
+    fn hook(&self) -> Hook {
+        self.hook()
+    }
+
+    fn counters(&mut self) -> Result<Vec<Counter>, bpf::Error> {
+        self.counters()
+    }
+
+    fn forget(&mut self, keys: &[CounterKey]) -> Result<(), bpf::Error> {
+        self.forget(keys)
+    }
+
+    fn losses(&mut self) -> Result<Losses, bpf::Error> {
+        self.losses()
+    }
+}
+
+/// What the latest tick left for pollers.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The report as JSON.
+    pub report: Bytes,
+    /// When the tick was over.
+    pub at: Instant,
+    /// Why the counters could not be read in this tick, if so. The report is then the one before.
+    pub failure: Option<String>,
+}
+
+/// The counters could not be read, or the sampler has stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the counters cannot be read: {0}")]
+pub struct Unavailable(String);
+
+/// One request for totals, and where the answer goes.
+type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
+
+/// How many requests for totals may wait.
+const MAX_TOTALS_REQUESTS: usize = 16;
+
+/// The sampler as servers see it.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    published: watch::Receiver<Published>,
+    totals: mpsc::Sender<TotalsRequest>,
+}
+
+impl Feed {
+    /// The latest report.
+    #[must_use]
+    pub fn latest(&self) -> Published {
+        self.published.borrow().clone()
+    }
+
+    /// Totals as JSON, read now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read, or the sampler has stopped.
+    pub async fn totals(&self) -> Result<Bytes, Unavailable> {
+        let stopped = || Unavailable("the agent is stopping".to_owned());
+        let (reply, answer) = oneshot::channel();
+        if self.totals.send(reply).await.is_err() {
+            return Err(stopped());
+        }
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+/// In how many ticks each process without traffic in the window is looked at once.
+const IDLE_CHECK_TICKS: u64 = 16;
+/// At most one line about losses in this time.
+const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reads the kernel and keeps the books.
+#[derive(Debug)]
+pub struct Sampler<K> {
+    kernel: K,
+    processes: Processes,
+    ledger: Ledger,
+    window: Window,
+    builder: ReportBuilder,
+    interval: Duration,
+    /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
+    own_pid: u32,
+    /// Ticks so far.
+    tick: u64,
+    /// When the last tick's counters were read; at first, when the programs were attached.
+    last_tick: Instant,
+    losses: Losses,
+    /// Losses that were logged, and when.
+    logged_losses: Losses,
+    losses_logged: Option<Instant>,
+    published: watch::Sender<Published>,
+    requests: mpsc::Receiver<TotalsRequest>,
+}
+
+impl<K: Kernel> Sampler<K> {
+    /// A sampler of counters that were all 0 at `attached`.
+    #[must_use]
+    pub fn new(kernel: K, attached: Instant, processes: Processes, settings: &Settings) -> (Self, Feed) {
+        let builder = ReportBuilder::new(settings.host_id.clone(), settings.status_codes.clone());
+        let window = Window::new(settings.history.get(), settings.max_samples());
+        let ledger = Ledger::default();
+        let empty = Published {
+            report: Bytes::new(),
+            at: Instant::now(),
+            failure: None,
+        };
+        let (published, latest) = watch::channel(empty);
+        let (totals, requests) = mpsc::channel(MAX_TOTALS_REQUESTS);
+        let sampler = Self {
+            kernel,
+            processes,
+            ledger,
+            window,
+            builder,
+            interval: settings.interval.get(),
+            own_pid: std::process::id(),
+            tick: 0,
+            last_tick: attached,
+            losses: Losses::default(),
+            logged_losses: Losses::default(),
+            losses_logged: None,
+            published,
+            requests,
+        };
+        // Pollers find a valid report from the first moment on.
+        sampler.publish();
+        (
+            sampler,
+            Feed {
+                published: latest,
+                totals,
+            },
+        )
+    }
+
+    /// Runs until `shutdown`.
+    ///
+    /// Reading a full map takes milliseconds, so the work is done where it does not hold up the server: this needs
+    /// tokio's multi-threaded runtime.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = interval_at(tokio::time::Instant::now() + self.interval, self.interval);
+        // The rates are right whenever a tick comes; what is missed need not be made up for.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => tokio::task::block_in_place(|| self.tick()),
+                Some(request) = self.requests.recv() => {
+                    tokio::task::block_in_place(|| self.answer(request));
+                }
+            }
+        }
+    }
+
+    /// Reads the counters, publishes the report, and closes the accounts of processes that are gone.
+    pub fn tick(&mut self) {
+        self.tick = self.tick.wrapping_add(1);
+        let (measured, date) = match self.read() {
+            Ok(measured) => measured,
+            Err(failure) => return self.fail(failure),
+        };
+        let deltas = self.ledger.take_deltas();
+        self.window
+            .push(date, measured.duration_since(self.last_tick), &deltas);
+        self.last_tick = measured;
+        self.retire();
+        // Who is in the report must be alive. For the others it is enough to notice some time.
+        let turn = self.tick % IDLE_CHECK_TICKS;
+        let due = |window: &Window, owner: &Owner| {
+            u64::from(owner.pid) % IDLE_CHECK_TICKS == turn || window.contains(owner)
+        };
+        self.check_alive(due);
+        self.publish();
+        self.log_losses(measured);
+    }
+
+    /// Brings the ledger up to date. Returns when the counters were read.
+    fn read(&mut self) -> Result<(Instant, Timestamp), String> {
+        let mut counters = self.kernel.counters().map_err(|error| chain(&error))?;
+        let measured = (Instant::now(), Timestamp::now());
+        self.losses = self.kernel.losses().map_err(|error| chain(&error))?;
+        counters.retain(|counter| counter.key.pid != self.own_pid);
+        self.ledger
+            .read(&counters, |owner| self.processes.identify(&owner));
+        Ok(measured)
+    }
+
+    /// Looks which processes are gone. After the reading, so that the report shows none of them; the next reading is
+    /// then their last.
+    fn check_alive(&mut self, due: impl Fn(&Window, &Owner) -> bool) {
+        let owners: Vec<Owner> = self
+            .ledger
+            .live_owners()
+            .filter(|owner| due(&self.window, owner))
+            .collect();
+        for owner in owners {
+            match self.processes.command(&owner) {
+                Ok(Some(command)) => self.ledger.rename(&owner, &command),
+                Ok(None) => self.ledger.mark_gone(owner),
+                // Not known: ask again in the next tick.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn fail(&self, failure: String) {
+        self.published.send_modify(|published| {
+            if published.failure.is_none() {
+                error!(failure, "failed to read the counters");
+            }
+            published.at = Instant::now();
+            published.failure = Some(failure);
+        });
+    }
+
+    fn retire(&mut self) {
+        let (owners, keys) = self.ledger.retirable();
+        if keys.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kernel.forget(&keys) {
+            // Closing the accounts now would count twice what is still in the map.
+            warn!(
+                error = chain(&error),
+                "failed to delete counters of processes that are gone; trying again"
+            );
+            return;
+        }
+        for owner in owners {
+            if let Some(cgroup) = self.ledger.retire(&owner) {
+                self.window.retire(owner, cgroup);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let report = self
+            .builder
+            .build(&self.window, |owner| self.ledger.is_live(owner));
+        match serde_json::to_vec(&report) {
+            Ok(json) => {
+                let failed = self.published.borrow().failure.is_some();
+                if failed {
+                    info!("the counters can be read again");
+                }
+                self.published.send_replace(Published {
+                    report: json.into(),
+                    at: Instant::now(),
+                    failure: None,
+                });
+            }
+            Err(error) => error!(%error, "failed to write the report"),
+        }
+    }
+
+    fn answer(&mut self, request: TotalsRequest) {
+        let totals = match self.read() {
+            Ok(_) => {
+                self.check_alive(|_, _| true);
+                serde_json::to_vec(&Totals::new(self.kernel.hook(), &self.ledger, &self.losses))
+                    .map(Bytes::from)
+                    .map_err(|error| Unavailable(error.to_string()))
+            }
+            Err(failure) => Err(Unavailable(failure)),
+        };
+        // One reading answers all who wait. Who does not wait any more needs no answer.
+        while let Ok(waiting) = self.requests.try_recv() {
+            let _gone = waiting.send(totals.clone());
+        }
+        let _gone = request.send(totals);
+    }
+
+    fn log_losses(&mut self, now: Instant) {
+        let recently = self
+            .losses_logged
+            .is_some_and(|logged| now.duration_since(logged) < LOSS_LOG_INTERVAL);
+        if recently || self.losses == self.logged_losses {
+            return;
+        }
+        let causes: Vec<String> = Loss::ALL
+            .iter()
+            .zip(self.losses.0.iter().zip(self.logged_losses.0))
+            .filter(|(_, (count, before))| **count != *before)
+            .map(|(loss, (count, before))| {
+                format!("{}={count} (+{})", loss.name(), count.saturating_sub(before))
+            })
+            .collect();
+        warn!(causes = causes.join(" "), "not everything could be counted");
+        self.logged_losses = self.losses;
+        self.losses_logged = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Overrides;
+    use crate::stats::Event;
+
+    /// Counters in a map that the test fills.
+    #[derive(Clone, Debug, Default)]
+    struct FakeKernel(Rc<RefCell<FakeMaps>>);
+
+    #[derive(Debug, Default)]
+    struct FakeMaps {
+        counters: BTreeMap<CounterKey, u64>,
+        losses: Losses,
+        broken: bool,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the map is gone")]
+    struct MapGone;
+
+    impl FakeKernel {
+        fn hit(&self, owner: Owner, event: Event, count: u64) {
+            *self.0.borrow_mut().counters.entry(owner.key(event)).or_default() += count;
+        }
+    }
+
+    impl Kernel for FakeKernel {
+        type Error = MapGone;
+
+        fn hook(&self) -> Hook {
+            Hook::Tracepoint
+        }
+
+        fn counters(&mut self) -> Result<Vec<Counter>, MapGone> {
+            let maps = self.0.borrow();
+            if maps.broken {
+                return Err(MapGone);
+            }
+            Ok(maps
+                .counters
+                .iter()
+                .map(|(key, value)| Counter {
+                    key: *key,
+                    value: *value,
+                })
+                .collect())
+        }
+
+        fn forget(&mut self, keys: &[CounterKey]) -> Result<(), MapGone> {
+            self.0.borrow_mut().counters.retain(|key, _| !keys.contains(key));
+            Ok(())
+        }
+
+        fn losses(&mut self) -> Result<Losses, MapGone> {
+            Ok(self.0.borrow().losses)
+        }
+    }
+
+    const NGINX: Owner = Owner {
+        pid: 7,
+        start_time: 70_000_000,
+        cgroup: 1,
+    };
+
+    struct Setup {
+        kernel: FakeKernel,
+        proc: TempDir,
+        sampler: Sampler<FakeKernel>,
+        feed: Feed,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let kernel = FakeKernel::default();
+            let proc = tempfile::tempdir().unwrap();
+            let overrides = Overrides {
+                host_id: Some("node-1".parse().unwrap()),
+                ..Overrides::default()
+            };
+            let settings = Settings::new(overrides).unwrap();
+            let processes = Processes::new(proc.path());
+            let (sampler, feed) = Sampler::new(kernel.clone(), Instant::now(), processes, &settings);
+            Self {
+                kernel,
+                proc,
+                sampler,
+                feed,
+            }
+        }
+
+        fn directory(&self, owner: Owner) -> std::path::PathBuf {
+            self.proc.path().join(owner.pid.to_string())
+        }
+
+        fn start(&self, owner: Owner, command: &str) {
+            let Owner { pid, start_time, .. } = owner;
+            let directory = self.directory(owner);
+            std::fs::create_dir_all(&directory).unwrap();
+            let ticks = start_time / 10_000_000;
+            let stat = format!("{pid} ({command}) S 1 7 7 0 -1 0 1 0 0 0 1 2 0 0 20 0 1 0 {ticks} 1 1 1\n");
+            std::fs::write(directory.join("stat"), stat).unwrap();
+            std::fs::write(directory.join("cgroup"), "0::/nginx.service\n").unwrap();
+        }
+
+        fn end(&self, owner: Owner) {
+            std::fs::remove_dir_all(self.directory(owner)).unwrap();
+        }
+
+        fn report(&self) -> Value {
+            serde_json::from_slice(&self.feed.latest().report).unwrap()
+        }
+
+        fn nodes(&self) -> Vec<String> {
+            self.report()["Process"]["nodes"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect()
+        }
+
+        fn totals(&mut self) -> Value {
+            let (reply, mut answer) = oneshot::channel();
+            self.sampler.answer(reply);
+            serde_json::from_slice(&answer.try_recv().unwrap().unwrap()).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_valid_report_is_there_before_the_first_tick() {
+        let setup = Setup::new();
+        assert_eq!(setup.report()["Plugins"][0]["id"], "http-statistics");
+        assert_eq!(setup.nodes(), [""; 0]);
+    }
+
+    #[test]
+    fn totals_are_fresh_and_do_not_disturb_rates() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.hit(NGINX, Event::Request, 2);
+        setup.kernel.hit(NGINX, Event::Response(200), 1);
+        setup.kernel.hit(NGINX, Event::UnknownResponse, 1);
+        let totals = setup.totals();
+        assert_eq!(totals["hook"], "tracepoint");
+        let row = json!({
+            "pid": 7, "command": "nginx", "cgroup": "/nginx.service",
+            "requests": 2, "responses": {"200": 1, "unknown": 1}
+        });
+        assert_eq!(totals["processes"], json!([row]));
+        assert_eq!(totals["exited"], json!([]));
+        assert_eq!(totals["losses"]["counters_full"], 0);
+        assert_eq!(totals["losses"].as_object().unwrap().len(), Loss::ALL.len());
+
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        setup.totals();
+        setup.sampler.tick();
+        let samples =
+            &setup.report()["Process"]["nodes"]["node-1;7"]["metrics"]["http_requests_per_second"]["samples"];
+        assert_eq!(samples.as_array().unwrap().len(), 1);
+        assert!(samples[0]["value"].as_f64().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn a_process_that_ends_leaves_the_report_and_stays_in_the_totals() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.hit(NGINX, Event::Request, 2);
+        setup.sampler.tick();
+        assert_eq!(setup.nodes(), ["node-1;7"]);
+
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        setup.end(NGINX);
+        setup.sampler.tick();
+        assert_eq!(setup.nodes(), [""; 0]);
+        assert!(
+            !setup.kernel.0.borrow().counters.is_empty(),
+            "it may have counted after the reading"
+        );
+        setup.sampler.tick();
+        assert!(
+            setup.kernel.0.borrow().counters.is_empty(),
+            "its counters are forgotten"
+        );
+        let totals = setup.totals();
+        assert_eq!(totals["processes"], json!([]));
+        let exited = json!([{"cgroup": "/nginx.service", "requests": 3, "responses": {}}]);
+        assert_eq!(totals["exited"], exited);
+
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        assert_eq!(
+            setup.totals()["exited"].as_array().unwrap().len(),
+            2,
+            "its cgroup is not known any more"
+        );
+        let again = Owner {
+            start_time: NGINX.start_time + 1_000_000_000,
+            ..NGINX
+        };
+        setup.start(again, "other");
+        setup.kernel.hit(again, Event::Request, 5);
+        setup.sampler.tick();
+        assert_eq!(
+            setup.totals()["processes"][0]["requests"],
+            5,
+            "the pid is another process's now"
+        );
+        assert_eq!(setup.nodes(), ["node-1;7"]);
+    }
+
+    #[test]
+    fn exec_changes_the_command() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "sh");
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        assert_eq!(setup.totals()["processes"][0]["command"], "sh");
+        setup.start(NGINX, "nginx");
+        assert_eq!(setup.totals()["processes"][0]["command"], "nginx");
+    }
+
+    #[test]
+    fn the_agent_does_not_show_itself() {
+        let mut setup = Setup::new();
+        setup.kernel.hit(
+            Owner {
+                pid: std::process::id(),
+                ..NGINX
+            },
+            Event::Request,
+            1,
+        );
+        setup.sampler.tick();
+        let totals = setup.totals();
+        assert_eq!(
+            (&totals["processes"], &totals["exited"]),
+            (&json!([]), &json!([]))
+        );
+    }
+
+    #[test]
+    fn a_failed_reading_is_made_up_for_by_the_next() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.0.borrow_mut().broken = true;
+        setup.sampler.tick();
+        assert_eq!(setup.feed.latest().failure.as_deref(), Some("the map is gone"));
+        setup.kernel.0.borrow_mut().broken = false;
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        setup.sampler.tick();
+        assert_eq!(setup.feed.latest().failure, None);
+        assert_eq!(setup.nodes(), ["node-1;7"]);
+    }
+}

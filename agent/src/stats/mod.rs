@@ -1,0 +1,120 @@
+//! From cumulative counters to what is shown: rates over a window of time, and totals per process and cgroup.
+//!
+//! Pure: no clock, no `/proc`, no kernel. [`Ledger`] takes readings of the kernel's counters and says what is new in
+//! each; [`Window`] keeps the last minute of that and turns it into rates. Both know the same accounts: a process
+//! has its own while it lives, and what it did goes to its cgroup's when it is gone.
+
+mod ledger;
+mod window;
+
+use std::sync::Arc;
+
+pub use ledger::{Account, Exited, Identity, Ledger, MAX_EXITED_CGROUPS};
+pub use window::{Series, Window};
+
+use crate::bpf::{CODE_UNKNOWN, CounterKey, REQUESTS};
+
+/// What was counted once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Event {
+    /// A request was received.
+    Request,
+    /// A response with this status code was sent.
+    Response(u16),
+    /// A response was sent whose status code could not be read.
+    UnknownResponse,
+}
+
+impl Event {
+    /// Reads [`CounterKey::code`].
+    #[must_use]
+    pub const fn from_code(code: u16) -> Self {
+        match code {
+            REQUESTS => Self::Request,
+            CODE_UNKNOWN => Self::UnknownResponse,
+            code => Self::Response(code),
+        }
+    }
+
+    /// The inverse of [`from_code`](Self::from_code).
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Request => REQUESTS,
+            Self::Response(code) => code,
+            Self::UnknownResponse => CODE_UNKNOWN,
+        }
+    }
+}
+
+/// Whose counters these are in the kernel: one process in one cgroup. A process that moves to another cgroup has
+/// counters in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// When the process started, in nanoseconds since boot.
+    pub start_time: u64,
+    /// Id of the cgroup.
+    pub cgroup: u64,
+}
+
+impl Owner {
+    /// The kernel's key of one of the owner's counters.
+    #[must_use]
+    pub const fn key(self, event: Event) -> CounterKey {
+        let Self {
+            pid,
+            start_time,
+            cgroup,
+        } = self;
+        CounterKey {
+            cgroup,
+            start_time,
+            pid,
+            code: event.code(),
+            reserved: 0,
+        }
+    }
+}
+
+impl From<CounterKey> for Owner {
+    fn from(key: CounterKey) -> Self {
+        let CounterKey {
+            cgroup,
+            start_time,
+            pid,
+            code: _,
+            reserved: _,
+        } = key;
+        Self {
+            pid,
+            start_time,
+            cgroup,
+        }
+    }
+}
+
+/// Path of a cgroup below the cgroup file system's root, as in `/kubepods.slice/…`. `None`: the cgroup was gone
+/// before its path could be read.
+pub type CgroupPath = Option<Arc<str>>;
+
+/// Under whose name something is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// One process, until it is known to be gone.
+    Process(Owner),
+    /// All processes of this cgroup that are gone.
+    Exited(CgroupPath),
+}
+
+/// What happened to one subject since the last time it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Who.
+    pub subject: Subject,
+    /// What.
+    pub event: Event,
+    /// How often; never 0.
+    pub count: u64,
+}

@@ -1,0 +1,339 @@
+//! The last minute, as rates.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{CgroupPath, Delta, Event, Owner, Subject};
+
+/// One moment of measurement.
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    date: Timestamp,
+    /// Since the tick before.
+    elapsed: Duration,
+}
+
+/// How often something happened in each of the window's latest ticks, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Series {
+    counts: VecDeque<u64>,
+    /// Zeros at the end.
+    idle: usize,
+}
+
+impl Series {
+    /// Begins a tick, of `ticks` in all.
+    fn push(&mut self, ticks: usize) {
+        self.counts.push_back(0);
+        while self.counts.len() > ticks {
+            self.counts.pop_front();
+        }
+        self.idle += 1;
+    }
+
+    /// Counts something in the latest tick, the first one if there is none.
+    fn add(&mut self, count: u64) {
+        match self.counts.back_mut() {
+            Some(latest) => *latest += count,
+            None => self.counts.push_back(count),
+        }
+        if count > 0 {
+            self.idle = 0;
+        }
+    }
+
+    fn pop(&mut self) {
+        self.counts.pop_back();
+        self.idle = self.trailing_zeros();
+    }
+
+    fn trailing_zeros(&self) -> usize {
+        self.counts.iter().rev().take_while(|count| **count == 0).count()
+    }
+
+    /// Adds another series of the same window, tick by tick.
+    pub fn merge(&mut self, other: &Self) {
+        while self.counts.len() < other.counts.len() {
+            self.counts.push_front(0);
+        }
+        for (sum, count) in self.counts.iter_mut().rev().zip(other.counts.iter().rev()) {
+            *sum += count;
+        }
+        self.idle = self.trailing_zeros();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle >= self.counts.len()
+    }
+}
+
+/// The window of time that reports show.
+///
+/// All series share the ticks, so their samples carry equal dates. A series begins with the first tick in which
+/// something happened, has explicit zeros from then on, and ends when it was idle for the whole window.
+#[derive(Debug)]
+pub struct Window {
+    history: Duration,
+    /// Bounds memory when ticks come faster than expected.
+    max_ticks: usize,
+    ticks: VecDeque<Tick>,
+    series: HashMap<Subject, BTreeMap<Event, Series>>,
+}
+
+impl Window {
+    /// A window over the last `history`, in at most `max_ticks` ticks.
+    #[must_use]
+    pub fn new(history: Duration, max_ticks: usize) -> Self {
+        Self {
+            history,
+            max_ticks,
+            ticks: VecDeque::with_capacity(max_ticks),
+            series: HashMap::new(),
+        }
+    }
+
+    /// Ends a tick: `deltas` happened in the `elapsed` monotonic time (at least 1 ns) before `date`.
+    ///
+    /// Dates always ascend: when the clock was set back, the samples that are not before `date` are dropped.
+    pub fn push(&mut self, date: Timestamp, elapsed: Duration, deltas: &[Delta]) {
+        while self.ticks.back().is_some_and(|last| last.date >= date) {
+            self.ticks.pop_back();
+            self.series
+                .values_mut()
+                .flat_map(BTreeMap::values_mut)
+                .for_each(Series::pop);
+        }
+        self.ticks.push_back(Tick {
+            date,
+            elapsed: elapsed.max(Duration::from_nanos(1)),
+        });
+        self.forget_old_ticks();
+
+        let ticks = self.ticks.len();
+        for series in self.series.values_mut().flat_map(BTreeMap::values_mut) {
+            series.push(ticks);
+        }
+        for Delta {
+            subject,
+            event,
+            count,
+        } in deltas
+        {
+            self.series
+                .entry(subject.clone())
+                .or_default()
+                .entry(*event)
+                .or_default()
+                .add(*count);
+        }
+        self.series.retain(|_, by_event| {
+            by_event.retain(|_, series| !series.is_idle());
+            !by_event.is_empty()
+        });
+    }
+
+    fn forget_old_ticks(&mut self) {
+        let mut age = Duration::ZERO;
+        let recent = self
+            .ticks
+            .iter()
+            .rev()
+            .take_while(|tick| {
+                let fresh = age < self.history;
+                age += tick.elapsed;
+                fresh
+            })
+            .take(self.max_ticks)
+            .count();
+        self.ticks.drain(..self.ticks.len() - recent);
+    }
+
+    /// The process is gone: what it did is its cgroup's from now on.
+    pub fn retire(&mut self, owner: Owner, cgroup: CgroupPath) {
+        if let Some(by_event) = self.series.remove(&Subject::Process(owner)) {
+            let exited = self.series.entry(Subject::Exited(cgroup)).or_default();
+            for (event, series) in by_event {
+                exited.entry(event).or_default().merge(&series);
+            }
+        }
+    }
+
+    /// Whether the process has traffic in the window.
+    #[must_use]
+    pub fn contains(&self, owner: &Owner) -> bool {
+        self.series.contains_key(&Subject::Process(*owner))
+    }
+
+    /// When the window's ticks were measured, oldest first; strictly ascending.
+    #[must_use]
+    pub fn dates(&self) -> impl ExactSizeIterator<Item = Timestamp> + DoubleEndedIterator {
+        self.ticks.iter().map(|tick| tick.date)
+    }
+
+    /// Everyone with traffic in the window, with what they did.
+    pub fn series(&self) -> impl Iterator<Item = (&Subject, &BTreeMap<Event, Series>)> {
+        self.series.iter()
+    }
+
+    /// A series as rates per second, oldest first, for the last ticks of [`dates`](Self::dates).
+    ///
+    /// A rate times the time it was measured over is the count: nothing is lost or repeated when ticks are late.
+    #[must_use]
+    pub fn rates(&self, series: &Series) -> impl ExactSizeIterator<Item = f64> {
+        let first = self.ticks.len() - series.counts.len();
+        self.ticks
+            .range(first..)
+            .zip(&series.counts)
+            .map(|(tick, count)| {
+                #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 in one tick")]
+                let count = *count as f64;
+                count / tick.elapsed.as_secs_f64()
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HISTORY: Duration = Duration::from_mins(1);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn owner(pid: u32) -> Owner {
+        Owner {
+            pid,
+            start_time: 1,
+            cgroup: 1,
+        }
+    }
+
+    fn delta(pid: u32, count: u64) -> Delta {
+        Delta {
+            subject: Subject::Process(owner(pid)),
+            event: Event::Request,
+            count,
+        }
+    }
+
+    fn start() -> Timestamp {
+        "2026-11-22T16:00:00Z".parse().unwrap()
+    }
+
+    fn requests(window: &Window, pid: u32) -> Option<Vec<f64>> {
+        let series = window
+            .series
+            .get(&Subject::Process(owner(pid)))?
+            .get(&Event::Request)?;
+        Some(window.rates(series).collect())
+    }
+
+    /// A window after ticks of one second with these counts.
+    fn window(counts: &[u64]) -> Window {
+        let mut window = Window::new(HISTORY, 60);
+        for (tick, count) in (1..).zip(counts) {
+            let deltas = if *count > 0 {
+                vec![delta(1, *count)]
+            } else {
+                vec![]
+            };
+            window.push(start() + SignedDuration::from_secs(tick), SECOND, &deltas);
+        }
+        window
+    }
+
+    #[test]
+    fn zeros_between_hits_are_explicit() {
+        assert_eq!(
+            requests(&window(&[0, 0, 3, 0, 0, 1]), 1),
+            Some(vec![3.0, 0.0, 0.0, 1.0])
+        );
+    }
+
+    #[test]
+    fn a_series_ends_when_it_was_idle_for_the_whole_window() {
+        let mut counts = vec![1];
+        counts.resize(60, 0);
+        assert_eq!(requests(&window(&counts), 1).map(|rates| rates.len()), Some(60));
+        counts.push(0);
+        let window = window(&counts);
+        assert_eq!(requests(&window, 1), None);
+        assert_eq!(window.series().count(), 0);
+    }
+
+    #[test]
+    fn rates_are_counts_over_measured_time() {
+        let mut window = Window::new(HISTORY, 60);
+        window.push(start(), Duration::from_millis(2500), &[delta(1, 5)]);
+        assert_eq!(requests(&window, 1), Some(vec![2.0]));
+    }
+
+    #[test]
+    fn late_ticks_shorten_the_window_to_its_time() {
+        let mut window = Window::new(HISTORY, 60);
+        for tick in 1..=20 {
+            window.push(
+                start() + SignedDuration::from_secs(tick * 7),
+                7 * SECOND,
+                &[delta(1, 7)],
+            );
+        }
+        // Ages 0, 7, … 56 s.
+        assert_eq!(window.dates().len(), 9);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 9]));
+    }
+
+    #[test]
+    fn dates_ascend_when_the_clock_is_set_back() {
+        let mut window = window(&[1, 2, 3, 4]);
+        window.push(start() + SignedDuration::from_secs(3), SECOND, &[delta(1, 5)]);
+        assert_eq!(requests(&window, 1), Some(vec![1.0, 2.0, 5.0]));
+        window.push(start() - SignedDuration::from_hours(1), SECOND, &[delta(1, 6)]);
+        assert_eq!(requests(&window, 1), Some(vec![6.0]));
+        assert_eq!(window.dates().len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_leaves_its_past_to_its_cgroup() {
+        let mut window = Window::new(HISTORY, 60);
+        window.push(start(), SECOND, &[delta(1, 1), delta(2, 10)]);
+        window.push(start() + SECOND, SECOND, &[delta(1, 2)]);
+        window.retire(owner(1), Some("/a".into()));
+        window.retire(owner(2), Some("/a".into()));
+        assert_eq!(requests(&window, 1), None);
+        let series = &window.series[&Subject::Exited(Some("/a".into()))][&Event::Request];
+        assert_eq!(window.rates(series).collect::<Vec<_>>(), [11.0, 2.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn rate_times_time_is_the_count(
+            ticks in prop::collection::vec((1..5_000_u64, -2_000..5_000_i64, 0..10_000_u64), 1..200)
+        ) {
+            let mut window = Window::new(HISTORY, 60);
+            let mut clock = start();
+            for (elapsed, step, count) in ticks {
+                let elapsed = Duration::from_millis(elapsed);
+                clock += SignedDuration::from_millis(step);
+                let deltas = if count > 0 { vec![delta(1, count)] } else { vec![] };
+                window.push(clock, elapsed, &deltas);
+
+                let rates = requests(&window, 1).unwrap_or_default();
+                let latest = rates.last().copied().unwrap_or(0.0) * elapsed.as_secs_f64();
+                #[expect(clippy::cast_precision_loss, reason = "small")]
+                let count = count as f64;
+                prop_assert!((latest - count).abs() < 1e-6, "{latest} for {count}");
+                prop_assert!(rates.iter().all(|rate| *rate >= 0.0));
+                prop_assert!(rates.is_empty() || rates.iter().any(|rate| *rate > 0.0));
+                let dates: Vec<_> = window.dates().collect();
+                prop_assert!(dates.is_sorted_by(|a, b| a < b));
+                prop_assert!(dates.len() <= 60 && rates.len() <= dates.len());
+                prop_assert_eq!(dates.last(), Some(&clock));
+            }
+        }
+    }
+}

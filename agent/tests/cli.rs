@@ -1,0 +1,339 @@
+//! The command line: what cannot be done is refused in one line that names the fix, and leaves nothing behind.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_scope-http-statistics-agent");
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
+
+fn agent(args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args);
+    command
+}
+
+/// The command must fail with this code and one line that begins with `error:` and contains all `words`.
+#[track_caller]
+fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{command:?}: {stderr}");
+    assert_eq!(String::from_utf8(stdout).unwrap(), "", "{command:?}");
+    assert!(stderr.starts_with("error: "), "{command:?}: {stderr:?}");
+    assert_eq!(stderr.matches('\n').count(), 1, "{command:?}: {stderr:?}");
+    for word in words {
+        assert!(stderr.contains(word), "{command:?}: no {word:?} in {stderr:?}");
+    }
+    stderr
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).unwrap().next().is_none()
+}
+
+fn socket(dir: &TempDir) -> std::path::PathBuf {
+    dir.path().join("http-statistics/http-statistics.sock")
+}
+
+#[test]
+fn a_command_line_that_is_not_understood_is_refused() {
+    let cases: [(&[&str], &[&str]); 12] = [
+        (&["--bogus"], &["--bogus", "--help"]),
+        (&["--intervall", "1s"], &["--interval"]),
+        (&["bogus"], &["bogus"]),
+        (&["run", "extra"], &["extra"]),
+        (&["--interval"], &["--interval", "value"]),
+        (&["--interval", "soon"], &["soon", "500ms"]),
+        (&["--interval", "1h"], &["100ms to 60s"]),
+        (&["--history", "24h"], &["1s to 10m"]),
+        (&["--hook", "uprobe"], &["auto, fentry, kprobe or tracepoint"]),
+        (&["--status-codes", "200,9000"], &["9000", "100 to 599"]),
+        (&["--host-id", "a;b"], &["a;b"]),
+        (&["totals", "--output", "yaml"], &["yaml", "table", "json"]),
+    ];
+    for (args, words) in cases {
+        refused(&mut agent(args), 2, words);
+    }
+}
+
+#[test]
+fn bad_environment_is_refused() {
+    refused(
+        agent(&["check"]).env("SCOPE_HTTP_STATISTICS_HOOK", "uprobe"),
+        2,
+        &["--hook", "fentry"],
+    );
+}
+
+#[test]
+fn values_that_do_not_fit_together_are_refused() {
+    refused(
+        &mut agent(&["run", "--interval", "100ms", "--history", "10m"]),
+        1,
+        &["600"],
+    );
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing.yaml");
+    let missing = missing.to_str().unwrap();
+    refused(
+        &mut agent(&["run", "--config", missing]),
+        1,
+        &[missing, "--config"],
+    );
+    let path = dir.path().to_str().unwrap();
+    refused(&mut agent(&["run", "--config", path]), 1, &[path, "--config"]);
+}
+
+#[test]
+fn a_bad_configuration_file_is_refused_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.yaml");
+    let cases = [
+        ("interval: 1s\nhok: auto\n", "line 2", "hook"),
+        ("interval: 1s\nhook: uprobe\n", "line 2", "fentry"),
+        ("# nothing\ninterval: never\n", "line 2", "500ms"),
+        ("statusCodes: [20]\n", "line 1", "100 to 599"),
+        ("interval: [\n", "line", ""),
+    ];
+    for (text, line, fix) in cases {
+        fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap();
+        refused(&mut agent(&["run", "--config", path]), 1, &[path, line, fix]);
+    }
+}
+
+#[test]
+fn flags_come_before_environment_before_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.yaml");
+    fs::write(&path, "hostId: from-file\n").unwrap();
+    let host_id = |command: &mut Command| {
+        let Output { stdout, .. } = command.output().unwrap();
+        let check: Value = serde_json::from_slice(&stdout).unwrap();
+        let rows = check["checks"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["check"] == "host id").unwrap();
+        row["detail"]
+            .as_str()
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let mut check = agent(&["check", "--output", "json", "--config", path.to_str().unwrap()]);
+    check.env("NODE_NAME", "from-node-name");
+    assert_eq!(host_id(&mut check), "from-file");
+    check.env("SCOPE_HTTP_STATISTICS_HOST_ID", "from-environment");
+    assert_eq!(host_id(&mut check), "from-environment");
+    check.args(["--host-id", "from-flag"]);
+    assert_eq!(host_id(&mut check), "from-flag");
+    let mut check = agent(&["check", "--output", "json"]);
+    assert_eq!(
+        host_id(check.env("NODE_NAME", "from-node-name")),
+        "from-node-name"
+    );
+}
+
+#[test]
+fn commands_that_need_an_agent_say_how_to_start_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let commands: [&[&str]; 5] = [
+        &["totals"],
+        &["totals", "--output", "json"],
+        &["report"],
+        &["report", "--table"],
+        &["healthcheck"],
+    ];
+    for command in commands {
+        refused(
+            agent(command).args(["--plugin-dir", path]),
+            1,
+            &["no agent listens", path, "run"],
+        );
+    }
+    assert!(is_empty(dir.path()));
+}
+
+#[test]
+fn a_second_agent_is_refused_by_the_firsts_pid() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("http-statistics")).unwrap();
+    let _first = UnixListener::bind(socket(&dir)).unwrap();
+    let path = dir.path().to_str().unwrap();
+    let owner = format!("process {} ", std::process::id());
+    refused(
+        &mut agent(&["run", "--plugin-dir", path]),
+        1,
+        &[&owner, "--plugin-dir"],
+    );
+    assert!(socket(&dir).exists());
+}
+
+#[test]
+fn what_is_no_socket_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("http-statistics")).unwrap();
+    fs::write(socket(&dir), "precious").unwrap();
+    let path = dir.path().to_str().unwrap();
+    refused(
+        &mut agent(&["run", "--plugin-dir", path]),
+        1,
+        &["no socket", "remove it"],
+    );
+    assert_eq!(fs::read_to_string(socket(&dir)).unwrap(), "precious");
+}
+
+/// The agent as `nobody`, who cannot enter the build's directory: from a copy.
+fn as_nobody(dir: &TempDir) -> Command {
+    let copy = dir.path().join("agent");
+    fs::copy(BINARY, &copy).unwrap();
+    for path in [dir.path(), &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY).current_dir("/");
+    command
+}
+
+#[test]
+fn without_root_the_capabilities_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = as_nobody(&dir);
+    let plugins = dir.path().join("plugins");
+    let path = plugins.to_str().unwrap();
+    refused(
+        command.args(["run", "--plugin-dir", path]),
+        1,
+        &["sudo", "CAP_BPF", "CAP_PERFMON"],
+    );
+    assert!(!plugins.exists());
+
+    fs::create_dir(&plugins).unwrap();
+    fs::set_permissions(&plugins, fs::Permissions::from_mode(0o777)).unwrap();
+    refused(&mut command, 1, &["sudo", "CAP_BPF", "CAP_PERFMON"]);
+    assert!(is_empty(&plugins), "its socket is removed again");
+}
+
+#[test]
+fn without_btf_the_kernel_option_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    // In a mount namespace of its own, where the kernel's BTF is hidden.
+    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" run --plugin-dir \"$1\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, BINARY, path]);
+    refused(&mut command, 1, &["CONFIG_DEBUG_INFO_BTF"]);
+    assert!(is_empty(dir.path()));
+}
+
+fn check(args: &[&str]) -> (i32, Value) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = agent(args).output().unwrap();
+    assert_eq!(String::from_utf8(stderr).unwrap(), "");
+    (status.code().unwrap(), serde_json::from_slice(&stdout).unwrap())
+}
+
+/// Hooks of this machine, and whether they can be used.
+fn hooks() -> Vec<(String, bool)> {
+    let (_, found) = check(&["check", "--output", "json"]);
+    let rows = found["checks"].as_array().unwrap();
+    let hook = |row: &Value| {
+        let name = row["check"].as_str()?.strip_prefix("hook ")?;
+        Some((name.to_owned(), row["state"] == "ok"))
+    };
+    rows.iter().filter_map(hook).collect()
+}
+
+#[test]
+fn a_hook_that_cannot_be_used_here_is_refused() {
+    let hooks = hooks();
+    assert_eq!(hooks.len(), 3);
+    for (hook, usable) in hooks {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let (code, found) = check(&["check", "--output", "json", "--hook", &hook, "--plugin-dir", path]);
+        assert_eq!(
+            (code == 0, found["can_run"].as_bool().unwrap()),
+            (usable, usable),
+            "{hook}: {found}"
+        );
+        if !usable {
+            refused(
+                &mut agent(&["run", "--hook", &hook, "--plugin-dir", path]),
+                1,
+                &[&hook, "--hook auto"],
+            );
+        }
+        assert!(is_empty(dir.path()));
+    }
+}
+
+#[test]
+fn check_is_a_table_with_a_row_for_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let Output { stdout, .. } = agent(&["check", "--plugin-dir", dir.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    let table = String::from_utf8(stdout).unwrap();
+    let mut lines = table.lines();
+    let titles = lines.next().unwrap();
+    let state = titles.find("STATE").unwrap();
+    let rows: Vec<&str> = lines.collect();
+    for what in [
+        "kernel",
+        "BTF",
+        "capabilities",
+        "hook fentry",
+        "hook kprobe",
+        "hook tracepoint",
+        "host id",
+    ] {
+        assert!(rows.iter().any(|row| row.starts_with(what)), "{what}: {table}");
+    }
+    for row in rows {
+        let state = row[state..].split(' ').next().unwrap();
+        assert!(["ok", "missing", "warning"].contains(&state), "{row}");
+    }
+}
+
+#[test]
+fn check_sees_what_is_in_the_way_of_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (code, found) = check(&[
+        "check",
+        "--output",
+        "json",
+        "--plugin-dir",
+        file.to_str().unwrap(),
+    ]);
+    assert_eq!(code, 1);
+    let rows = found["checks"].as_array().unwrap();
+    let row = rows
+        .iter()
+        .find(|row| row["check"] == "plugin directory")
+        .unwrap();
+    assert_eq!(row["state"], "missing", "{row}");
+}

@@ -1,0 +1,120 @@
+//! The agent against a real nginx, once for each hook: what it has counted must be what nginx has logged.
+//!
+//! On the host (root, and a kernel with BTF) with the `tracepoint` hook, which any such kernel has. With
+//! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a virtual machine for each kernel (.ci/vm-runner).
+//! `TEST_HOOKS="fentry kprobe"` names others.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io::{self, Write as _};
+use std::process;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use support::{Agent, Nginx, Totals, wait_for};
+
+/// More than two of the agent's ticks: what is going to be counted is counted by then.
+const SETTLED: Duration = Duration::from_millis(2500);
+
+/// One agent at a time: an emulated machine has no room for more, and it keeps the losses apart.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn for_each_hook(test: impl Fn(&str)) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Set by .ci/vm-runner: there all hooks must attach.
+    let default = if env::var_os("TEST_KERNEL").is_some() {
+        "fentry kprobe tracepoint"
+    } else {
+        "tracepoint"
+    };
+    for hook in env::var("TEST_HOOKS")
+        .as_deref()
+        .unwrap_or(default)
+        .split_whitespace()
+    {
+        test(hook);
+    }
+}
+
+fn totals_agree(hook: &str, connections: usize, requests: usize) {
+    let agent = Agent::start(hook);
+    let nginx = Nginx::start();
+    let workers = nginx.workers();
+    let sent = nginx.load(connections, requests);
+
+    let expected = (sent, nginx.logged());
+    let seen = |totals: &Totals| totals.of(&workers);
+    let deadline = std::time::Instant::now() + 4 * SETTLED;
+    while seen(&agent.totals()) != expected && std::time::Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    // Not only for a moment: what is counted twice may come late.
+    thread::sleep(SETTLED);
+    let totals = agent.totals();
+    assert_eq!(
+        seen(&totals),
+        expected,
+        "{hook}, {connections} connections: the agent (left) and nginx's log (right)"
+    );
+    assert_eq!(
+        totals.losses(),
+        Vec::<String>::new(),
+        "{hook}, {connections} connections: losses"
+    );
+
+    // Only servers count: not the clients, which are threads of this process, and not nginx's master.
+    for (who, pid) in [("the client", process::id()), ("nginx's master", nginx.master())] {
+        let (requests, codes) = totals.of(&BTreeSet::from([pid]));
+        assert!(
+            requests == 0 && codes.is_empty(),
+            "{hook}: {who} was counted: {requests} {codes:?}"
+        );
+    }
+
+    nginx.stop();
+    agent.stop();
+    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
+    // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
+    let _ = writeln!(
+        io::stderr(),
+        "totals agree with the log: {hook} on {kernel}, {connections} connections, {sent} requests"
+    );
+}
+
+#[test]
+fn totals_equal_the_access_log_on_one_connection() {
+    for_each_hook(|hook| totals_agree(hook, 1, 240));
+}
+
+#[test]
+fn totals_equal_the_access_log_on_64_connections() {
+    for_each_hook(|hook| totals_agree(hook, 64, 36));
+}
+
+#[test]
+fn what_processes_did_still_counts_when_they_have_exited() {
+    for_each_hook(|hook| {
+        let agent = Agent::start(hook);
+        let nginx = Nginx::start();
+        let workers = nginx.workers();
+        let sent = nginx.load(3, 24);
+        let logged = nginx.logged();
+        // Seen alive, else another process could be the one that has exited.
+        wait_for("the agent to count", || {
+            (agent.totals().of(&workers).0 == sent).then_some(())
+        });
+        nginx.stop();
+
+        // Others may have exited too: at least what nginx has done.
+        wait_for("the agent to move nginx to the exited", || {
+            let totals = agent.totals();
+            let (requests, codes) = totals.of_exited();
+            let is_complete = logged.iter().all(|(code, count)| codes.get(code) >= Some(count));
+            (requests >= sent && is_complete && totals.of(&workers).0 == 0).then_some(())
+        });
+        agent.stop();
+    });
+}

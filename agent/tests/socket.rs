@@ -1,0 +1,361 @@
+//! The plugin's socket: its life on disk, what is served on it, and clients that do not behave.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent::bpf::{Counter, CounterKey, Hook, Losses};
+use agent::client::{Client, ClientError};
+use agent::config::{Overrides, PluginDir, Settings};
+use agent::process::Processes;
+use agent::sampler::{Kernel, Sampler};
+use agent::server::{self, PluginSocket, SocketError};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A kernel without traffic.
+struct IdleKernel;
+
+impl Kernel for IdleKernel {
+    type Error = io::Error;
+
+    fn hook(&self) -> Hook {
+        Hook::Tracepoint
+    }
+
+    fn counters(&mut self) -> io::Result<Vec<Counter>> {
+        Ok(vec![])
+    }
+
+    fn forget(&mut self, _: &[CounterKey]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn losses(&mut self) -> io::Result<Losses> {
+        Ok(Losses::default())
+    }
+}
+
+/// An agent without a kernel half, on a socket in a temporary directory.
+struct Server {
+    dir: TempDir,
+    _socket: PluginSocket,
+    stop: CancellationToken,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Server {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, listener) = PluginSocket::claim(&plugin_dir(&dir)).await.unwrap();
+        let settings = Settings::new(Overrides::default()).unwrap();
+        let processes = Processes::new(Path::new("/proc"));
+        let (sampler, feed) = Sampler::new(IdleKernel, Instant::now(), processes, &settings);
+        let stop = CancellationToken::new();
+        let router = server::router(feed, settings.interval.get());
+        let tasks = [
+            tokio::spawn(sampler.run(stop.clone())),
+            tokio::spawn(server::serve(listener, router, stop.clone())),
+        ];
+        Self {
+            dir,
+            _socket: socket,
+            stop,
+            tasks,
+        }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(plugin_dir(&self.dir).socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    fn client(&self) -> Client {
+        Client::new(plugin_dir(&self.dir).socket())
+    }
+
+    /// One request on a connection of its own; the whole answer.
+    fn exchange(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// How long it takes to stop.
+    async fn stop(self) -> Duration {
+        let begin = Instant::now();
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        begin.elapsed()
+    }
+}
+
+fn plugin_dir(dir: &TempDir) -> PluginDir {
+    dir.path().to_str().unwrap().parse().unwrap()
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_answer_as_documented() {
+    let server = Server::start().await;
+    let cases = [
+        ("GET /report?api_version=1&probe_id=99f6914cc717fa5", "200"),
+        ("GET /report", "200"),
+        ("HEAD /report", "200"),
+        ("GET /totals", "200"),
+        ("GET /healthz", "200"),
+        ("GET /readyz", "200"),
+        ("POST /report", "405"),
+        ("DELETE /totals", "405"),
+        ("GET /", "404"),
+        ("GET /control", "404"),
+        ("POST /nothing", "404"),
+        ("GET /report/", "404"),
+    ];
+    for (request, expected) in cases {
+        let answer = server.exchange(request);
+        assert_eq!(status(&answer), expected, "{request}: {answer}");
+    }
+    let answer = server.exchange("GET /report").to_lowercase();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert!(
+        head.contains(&format!("content-length: {}", body.len())),
+        "{head}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_keep_alive_pollers_see_the_same_report() {
+    let server = Server::start().await;
+    let mut pollers = [server.connect(), server.connect()];
+    for _ in 0..3 {
+        let bodies: Vec<Value> = pollers
+            .iter_mut()
+            .map(|poller| {
+                write!(
+                    poller,
+                    "GET /report?api_version=1 HTTP/1.1\r\nHost: plugin\r\n\r\n"
+                )
+                .unwrap();
+                let mut answer = Vec::new();
+                let mut chunk = [0; 4096];
+                loop {
+                    let read = poller.read(&mut chunk).unwrap();
+                    assert!(read > 0, "the connection is kept alive");
+                    answer.extend_from_slice(&chunk[..read]);
+                    let text = String::from_utf8_lossy(&answer);
+                    if let Some((_, body)) = text.split_once("\r\n\r\n")
+                        && let Ok(json) = serde_json::from_str(body)
+                    {
+                        return json;
+                    }
+                }
+            })
+            .collect();
+        assert_eq!(bodies[0], bodies[1]);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_reads_reports_and_totals() {
+    let server = Server::start().await;
+    let report: Value = server.client().get_json("/report").await.unwrap();
+    assert_eq!(report["Plugins"][0]["id"], "http-statistics");
+    let totals: agent::totals::Totals = server.client().get_json("/totals").await.unwrap();
+    assert_eq!(totals.hook, "tracepoint");
+    let error = server.client().get("/nothing").await.unwrap_err();
+    assert!(matches!(error, ClientError::Status { .. }), "{error}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_hang_do_not_hold_up_the_end() {
+    let server = Server::start().await;
+    let idle = server.connect();
+    let mut half = server.connect();
+    write!(half, "GET /report HTT").unwrap();
+    let mut keep_alive = server.connect();
+    write!(keep_alive, "GET /report HTTP/1.1\r\nHost: plugin\r\n\r\n").unwrap();
+    assert_eq!(status(&server.exchange("GET /healthz")), "200");
+    let elapsed = server.stop().await;
+    assert!(elapsed < Duration::from_secs(4), "{elapsed:?}");
+    drop((idle, half, keep_alive));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_and_huge_heads_are_refused() {
+    let server = Server::start().await;
+    let huge = format!("GET /report HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    for bytes in ["\0\u{1}\u{2}garbage\r\n\r\n", "GET\r\n\r\n", huge.as_str()] {
+        let mut stream = server.connect();
+        // The server may have closed before it was all sent.
+        let _sent = stream.write_all(bytes.as_bytes());
+        let mut answer = Vec::new();
+        let _closed = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.is_empty() || status(&answer).starts_with('4'), "{answer}");
+    }
+    assert_eq!(status(&server.exchange("GET /report")), "200");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_directory_is_ours_alone_and_all_is_removed_at_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    let dir: PluginDir = root
+        .path()
+        .join("run/scope/plugins")
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let (socket, listener) = PluginSocket::claim(&dir).await.unwrap();
+    assert!(dir.socket().ends_with("http-statistics/http-statistics.sock"));
+    assert!(dir.socket().exists());
+    let mode = fs::metadata(dir.socket_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    drop(listener);
+    drop(socket);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn directories_that_were_there_or_are_used_stay() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    fs::create_dir(dir.socket_dir()).unwrap();
+    drop(PluginSocket::claim(&dir).await.unwrap());
+    assert!(dir.socket_dir().exists());
+    assert!(!dir.socket().exists());
+
+    let shared: PluginDir = root.path().join("plugins").to_str().unwrap().parse().unwrap();
+    let claimed = PluginSocket::claim(&shared).await.unwrap();
+    fs::write(shared.path().join("other.sock"), "").unwrap();
+    drop(claimed);
+    assert!(!shared.socket_dir().exists());
+    assert!(shared.path().join("other.sock").exists());
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    fs::create_dir(dir.socket_dir()).unwrap();
+    drop(StdListener::bind(dir.socket()).unwrap());
+    assert!(
+        dir.socket().exists(),
+        "an agent that was killed leaves its socket"
+    );
+    let (_socket, _listener) = PluginSocket::claim(&dir).await.unwrap();
+    UnixStream::connect(dir.socket()).unwrap();
+}
+
+#[tokio::test]
+async fn a_live_socket_is_refused_by_its_owners_pid() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    let (_socket, _listener) = PluginSocket::claim(&dir).await.unwrap();
+    let before = fs::metadata(dir.socket()).unwrap().ino();
+    let error = PluginSocket::claim(&dir).await.unwrap_err();
+    assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {} ", std::process::id())),
+        "{error}"
+    );
+    assert_eq!(
+        fs::metadata(dir.socket()).unwrap().ino(),
+        before,
+        "the other's socket is untouched"
+    );
+    UnixStream::connect(dir.socket()).unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_that_became_anothers_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    let claimed = PluginSocket::claim(&dir).await.unwrap();
+    // Keeps the inode number from being used again.
+    fs::rename(dir.socket(), root.path().join("moved")).unwrap();
+    let _other = StdListener::bind(dir.socket()).unwrap();
+    drop(claimed);
+    UnixStream::connect(dir.socket()).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_not_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    fs::create_dir(dir.socket_dir()).unwrap();
+    fs::write(dir.socket(), "precious").unwrap();
+    let error = PluginSocket::claim(&dir).await.unwrap_err();
+    assert!(matches!(error, SocketError::NotASocket { .. }), "{error}");
+    assert_eq!(fs::read_to_string(dir.socket()).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_plugin_directory_that_is_a_file_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "").unwrap();
+    let dir: PluginDir = root.path().join("file").to_str().unwrap().parse().unwrap();
+    let error = PluginSocket::claim(&dir).await.unwrap_err();
+    assert!(matches!(error, SocketError::CreateDir { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn of_two_agents_that_start_at_once_one_wins() {
+    for _ in 0..20 {
+        let root = tempfile::tempdir().unwrap();
+        let dir = plugin_dir(&root);
+        fs::create_dir(dir.socket_dir()).unwrap();
+        drop(StdListener::bind(dir.socket()).unwrap());
+        let (one, two) = tokio::join!(PluginSocket::claim(&dir), PluginSocket::claim(&dir));
+        assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+        UnixStream::connect(dir.socket()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn clients_say_when_there_is_no_agent() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    let error = Client::new(dir.socket()).get("/report").await.unwrap_err();
+    assert!(matches!(error, ClientError::NoAgent { .. }), "{error:?}");
+    fs::create_dir(dir.socket_dir()).unwrap();
+    drop(StdListener::bind(dir.socket()).unwrap());
+    let error = Client::new(dir.socket()).get("/report").await.unwrap_err();
+    assert!(matches!(error, ClientError::NoAgent { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn clients_do_not_wait_for_ever() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("silent.sock");
+    let _silent = StdListener::bind(&path).unwrap();
+    let client = Client::new(path);
+    let error = client.get("/report").await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
+}

@@ -1,0 +1,504 @@
+//! The real things of the integration tests: the agent, an nginx, a load, and what the kernel still holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Long enough for an emulated machine; nothing waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Responses by status code; `unknown` where the agent could not read it, which nginx never logs.
+pub(crate) type Codes = BTreeMap<String, u64>;
+
+/// Asks until there is an answer, and fails when there is none.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A running agent with a plugin directory of its own. Killed when dropped, stopped politely by [`Agent::stop`].
+pub(crate) struct Agent {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Agent {
+    /// Starts `run --hook <hook>` and waits until it answers, which it does once its programs are attached.
+    #[track_caller]
+    pub(crate) fn start(hook: &str) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let log = fs::File::create(directory.path().join("agent.log")).expect("a log for the agent");
+        let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
+            .args(["run", "--hook", hook, "--plugin-dir"])
+            .arg(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("one log for both streams"))
+            .stderr(log)
+            .spawn()
+            .expect("the agent starts");
+        let mut agent = Self { child, directory };
+        wait_for("the agent's first answer", || {
+            let ended = agent.child.try_wait().expect("the agent is our child");
+            assert!(ended.is_none(), "the agent ended at its start, {ended:?}");
+            agent.get("/totals").ok()
+        });
+        agent
+    }
+
+    /// Where it serves.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("http-statistics/http-statistics.sock")
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("agent.log")).unwrap_or_default()
+    }
+
+    /// `GET /totals`.
+    #[track_caller]
+    pub(crate) fn totals(&self) -> Totals {
+        Totals(self.get("/totals").expect("the agent answers"))
+    }
+
+    fn get(&self, path: &str) -> io::Result<Value> {
+        let mut socket = UnixStream::connect(self.socket())?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut socket = BufReader::new(socket);
+        let head = read_head(&mut socket)?;
+        assert_eq!(head.code, 200, "GET {path}");
+        let mut body = vec![0; head.length];
+        socket.read_exact(&mut body)?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// The ids of the programs and links that it holds.
+    pub(crate) fn programs(&self) -> BTreeSet<u32> {
+        let descriptors = format!("/proc/{}/fdinfo", self.child.id());
+        fs::read_dir(descriptors)
+            .expect("the agent runs")
+            .flatten()
+            .filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok())
+            .filter_map(|info| {
+                info.lines()
+                    .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+            })
+            .collect()
+    }
+
+    /// SIGTERM; then the exit code must be 0, and its socket and its programs must be gone.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        let programs = self.programs();
+        assert!(!programs.is_empty(), "the agent holds no program");
+        let status = terminate(&mut self.child);
+        assert!(status.success(), "the agent ended with {status}:\n{}", self.log());
+        assert!(!self.socket().exists(), "the agent left its socket");
+        // The kernel frees programs some time after their last user is gone.
+        wait_for("the kernel to forget the agent's programs", || {
+            programs.iter().all(|id| !is_loaded(*id)).then_some(())
+        });
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        if thread::panicking() {
+            let _ = writeln!(io::stderr(), "the agent said:\n{}", self.log());
+        }
+    }
+}
+
+/// The answer to `GET /totals`:
+/// `{"processes":[{"pid":1,"command":"nginx","requests":2,"responses":{"200":1}}],"exited":[…],"losses":{…}}`.
+#[derive(Debug)]
+pub(crate) struct Totals(Value);
+
+impl Totals {
+    /// Requests and responses of the processes with these pids together.
+    pub(crate) fn of(&self, pids: &BTreeSet<u32>) -> (u64, Codes) {
+        sum(self.entries("processes").filter(|process| {
+            process["pid"]
+                .as_u64()
+                .is_some_and(|pid| pids.iter().any(|wanted| u64::from(*wanted) == pid))
+        }))
+    }
+
+    /// Requests and responses of all processes that are gone.
+    pub(crate) fn of_exited(&self) -> (u64, Codes) {
+        sum(self.entries("exited"))
+    }
+
+    /// Losses that are not zero.
+    pub(crate) fn losses(&self) -> Vec<String> {
+        let losses = self.0["losses"].as_object().expect("`losses` is an object");
+        losses
+            .iter()
+            .filter(|(_, count)| **count != 0)
+            .map(|(name, count)| format!("{name}: {count}"))
+            .collect()
+    }
+
+    fn entries(&self, list: &str) -> impl Iterator<Item = &Value> {
+        self.0[list]
+            .as_array()
+            .expect("`processes` and `exited` are arrays")
+            .iter()
+    }
+}
+
+fn sum<'a>(entries: impl Iterator<Item = &'a Value>) -> (u64, Codes) {
+    let mut requests = 0;
+    let mut codes = Codes::new();
+    for entry in entries {
+        requests += entry["requests"].as_u64().expect("`requests` is a count");
+        for (code, count) in entry["responses"].as_object().expect("`responses` is an object") {
+            *codes.entry(code.clone()).or_default() += count.as_u64().expect("a response count");
+        }
+    }
+    (requests, codes)
+}
+
+/// A real nginx with two workers: on IPv4, IPv6 and a unix socket, with a second server behind it as its own upstream.
+pub(crate) struct Nginx {
+    child: Child,
+    prefix: TempDir,
+    port: u16,
+}
+
+/// Larger than a socket's buffer, so that it leaves in more than one call.
+const LARGE: usize = 512 * 1024;
+
+impl Nginx {
+    /// Starts it and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let prefix = TempDir::new().expect("a temporary directory");
+        fs::write(prefix.path().join("index.html"), "hello\n").expect("a page");
+        fs::write(prefix.path().join("large.bin"), vec![b'x'; LARGE]).expect("a large page");
+        let (port, upstream) = (free_port(), free_port());
+        let configuration = prefix.path().join("nginx.conf");
+        fs::write(&configuration, configure(prefix.path(), port, upstream)).expect("a configuration");
+        let child = Command::new("nginx")
+            .arg("-p")
+            .arg(prefix.path())
+            .arg("-c")
+            .arg(configuration)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null()) // it repeats its error log
+            .spawn()
+            .expect("nginx is installed (.ci/setup)");
+        let nginx = Self { child, prefix, port };
+        // By connecting only: a request would have to be expected in all the counts.
+        wait_for("nginx to listen", || nginx.connect(0).ok());
+        wait_for("nginx's workers", || (nginx.workers().len() == 2).then_some(()));
+        nginx
+    }
+
+    /// The pids of its workers.
+    pub(crate) fn workers(&self) -> BTreeSet<u32> {
+        children_of(self.child.id())
+    }
+
+    /// The pid of its master, which serves nobody.
+    pub(crate) fn master(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Responses by code as its access log has them.
+    pub(crate) fn logged(&self) -> Codes {
+        let mut codes = Codes::new();
+        for line in fs::read_to_string(self.prefix.path().join("access.log"))
+            .expect("an access log")
+            .lines()
+        {
+            let code = line.split(' ').next().expect("a code in each line");
+            *codes.entry(code.to_owned()).or_default() += 1;
+        }
+        codes
+    }
+
+    /// Drives `connections` keep-alive connections at once with `requests` requests each, returns the number of lines
+    /// that the access log gets from that.
+    #[track_caller]
+    pub(crate) fn load(&self, connections: usize, requests: usize) -> u64 {
+        let lines: u64 = thread::scope(|scope| {
+            let clients: Vec<_> = (0..connections)
+                .map(|client| {
+                    scope.spawn(move || self.drive(client, requests).expect("a connection that lasts"))
+                })
+                .collect();
+            clients
+                .into_iter()
+                .map(|client| client.join().expect("a client"))
+                .sum()
+        });
+        wait_for("nginx to log the last request", || {
+            let logged: u64 = self.logged().values().sum();
+            assert!(logged <= lines, "nginx logs {logged} requests, {lines} were sent");
+            (logged == lines).then_some(())
+        });
+        lines
+    }
+
+    /// One client: works its way round [`REQUESTS`], beginning at its own number.
+    fn drive(&self, client: usize, requests: usize) -> io::Result<u64> {
+        let mut stream = BufReader::new(self.connect(client)?);
+        let mut lines = 0;
+        for request in REQUESTS.iter().cycle().skip(client).take(requests) {
+            let body = vec![b'b'; request.body];
+            let length = match request.body {
+                0 => String::new(),
+                length => format!("Content-Length: {length}\r\n"),
+            };
+            let head = format!(
+                "{} {} HTTP/1.1\r\nHost: test\r\n{length}\r\n",
+                request.method, request.path
+            );
+            stream.get_mut().write_all(&[head.as_bytes(), &body].concat())?;
+            let head = read_head(&mut stream)?;
+            assert_eq!(head.code, request.code, "{} {}", request.method, request.path);
+            if request.method != "HEAD" {
+                io::copy(&mut stream.by_ref().take(head.length as u64), &mut io::sink())?;
+            }
+            lines += request.lines;
+            // nginx does so after a 500, and never otherwise.
+            if head.closes {
+                stream = BufReader::new(self.connect(client)?);
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Clients take turns at the three kinds of socket.
+    fn connect(&self, client: usize) -> io::Result<Box<dyn Stream>> {
+        let tcp = |address: SocketAddr| -> io::Result<Box<dyn Stream>> {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream))
+        };
+        match client % 3 {
+            0 => tcp((Ipv4Addr::LOCALHOST, self.port).into()),
+            1 => tcp((Ipv6Addr::LOCALHOST, self.port).into()),
+            _ => {
+                let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+
+    /// Ends it and its workers.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        let status = terminate(&mut self.child);
+        assert!(status.success(), "nginx ended with {status}");
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// A request and what comes of it.
+struct Request {
+    method: &'static str,
+    path: &'static str,
+    /// Length of its body.
+    body: usize,
+    code: u16,
+    /// How many lines it leaves in the access log: two when it goes to the upstream, which is nginx again.
+    lines: u64,
+}
+
+const fn request(method: &'static str, path: &'static str, code: u16) -> Request {
+    Request {
+        method,
+        path,
+        body: 0,
+        code,
+        lines: 1,
+    }
+}
+
+const REQUESTS: &[Request] = &[
+    request("GET", "/index.html", 200),
+    request("GET", "/missing", 404),
+    request("GET", "/moved", 301),
+    request("HEAD", "/index.html", 200),
+    request("GET", "/empty", 204),
+    request("GET", "/broken", 500),
+    Request {
+        body: 5,
+        ..request("POST", "/form", 201)
+    },
+    request("GET", "/large.bin", 200),
+    Request {
+        body: 20_000,
+        ..request("POST", "/form", 201)
+    },
+    request("DELETE", "/empty", 204),
+    // As a client of its upstream nginx must not be counted a second time.
+    Request {
+        lines: 2,
+        ..request("GET", "/upstream", 200)
+    },
+    request("HEAD", "/missing", 404),
+];
+
+fn configure(prefix: &Path, port: u16, upstream: u16) -> String {
+    let prefix = prefix.display();
+    format!(
+        "daemon off; user root; worker_processes 2; pid {prefix}/pid; error_log {prefix}/error.log;
+        events {{ worker_connections 512; }}
+        http {{
+            log_format codes '$status $request_method';
+            access_log {prefix}/access.log codes;
+            sendfile on; tcp_nopush on; keepalive_requests 1000000; keepalive_timeout 600;
+            client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;
+            uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;
+            server {{
+                listen 127.0.0.1:{port}; listen [::1]:{port}; listen unix:{prefix}/socket;
+                root {prefix};
+                location = /moved {{ return 301 /index.html; }}
+                location = /empty {{ return 204; }}
+                location = /broken {{ return 500; }}
+                location = /form {{ return 201 'taken'; }}
+                location = /upstream {{ proxy_pass http://127.0.0.1:{upstream}/index.html; }}
+            }}
+            server {{ listen 127.0.0.1:{upstream}; root {prefix}; }}
+        }}"
+    )
+}
+
+/// What a client needs to know of a response.
+struct Head {
+    code: u16,
+    /// Length of the body, 0 where there is none.
+    length: usize,
+    /// The connection ends with this response.
+    closes: bool,
+}
+
+fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
+    let malformed = |line: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not HTTP: {line:?}"));
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let code = line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(|| malformed(&line))?;
+    let mut head = Head {
+        code,
+        length: 0,
+        closes: false,
+    };
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        if line == "\r\n" {
+            return Ok(head);
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| malformed(&line))?;
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => {
+                head.length = value.trim().parse().map_err(|_not_a_number| malformed(&line))?;
+            }
+            "connection" => head.closes = value.trim() == "close",
+            _ => {}
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket").port()
+}
+
+fn children_of(parent: u32) -> BTreeSet<u32> {
+    let parent_of = |pid: u32| -> Option<u32> {
+        // "pid (command) state ppid …"; the command may hold anything.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
+}
+
+#[track_caller]
+fn terminate(child: &mut Child) -> ExitStatus {
+    signal(child, libc::SIGTERM);
+    wait_for("a process to end", || child.try_wait().expect("our child"))
+}
+
+/// For the end of a test that failed half-way: politely first, since nginx's master must end its workers.
+fn end(child: &mut Child) {
+    if matches!(child.try_wait(), Ok(None)) {
+        signal(child, libc::SIGTERM);
+        thread::sleep(Duration::from_millis(500));
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn signal(child: &Child, number: libc::c_int) {
+    let pid = child.id().try_into().expect("a pid is positive");
+    // SAFETY: kill takes no pointers, and the child is not reaped, so the pid is still its own.
+    unsafe { libc::kill(pid, number) };
+}
+
+/// Does the kernel still know the program with this id?
+fn is_loaded(id: u32) -> bool {
+    const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+    // The part of `union bpf_attr` that this command reads: the id, a field for iteration, flags.
+    let attribute: [u32; 3] = [id, 0, 0];
+    // SAFETY: the attribute outlives the call and has the size given; the descriptor that comes back is closed once.
+    unsafe {
+        let descriptor = libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_GET_FD_BY_ID,
+            attribute.as_ptr(),
+            size_of_val(&attribute),
+        );
+        let Ok(descriptor @ 0..) = libc::c_int::try_from(descriptor) else {
+            return false;
+        };
+        libc::close(descriptor);
+        true
+    }
+}

@@ -1,0 +1,94 @@
+//! The plain manifests: Kubernetes knows every field in them, and they keep to what Scope asks of a plugin.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in test functions, not in those they call"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::Resource;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn agent_daemonset() -> (Namespace, ServiceAccount, DaemonSet) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployments/agent-daemonset.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
+    let [namespace, account, daemon_set] = documents.try_into().unwrap();
+    (typed(&namespace), typed(&account), typed(&daemon_set))
+}
+
+/// Reads `manifest` into its type. A field that the type does not know is lost on the way and so found missing.
+fn typed<K: Resource + DeserializeOwned + Serialize>(manifest: &Value) -> K {
+    let object: K = serde_json::from_value(manifest.clone()).unwrap();
+    assert_eq!(
+        &serde_json::to_value(&object).unwrap(),
+        manifest,
+        "{} has unknown fields",
+        K::KIND
+    );
+    object
+}
+
+#[test]
+fn the_agents_daemon_set_is_made_of_known_fields_and_hangs_together() {
+    let (namespace, account, daemon_set) = agent_daemonset();
+    assert_eq!(account.metadata.namespace, namespace.metadata.name);
+    assert_eq!(daemon_set.metadata.namespace, namespace.metadata.name);
+    let spec = daemon_set.spec.unwrap();
+    let selected = spec.selector.match_labels.unwrap();
+    let labels = spec.template.metadata.unwrap().labels.unwrap();
+    assert!(
+        selected
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value)),
+        "{selected:?} of {labels:?}"
+    );
+    assert_eq!(
+        spec.template.spec.unwrap().service_account_name,
+        account.metadata.name
+    );
+}
+
+#[test]
+fn scope_finds_the_agents_and_takes_them_for_nothing_else() {
+    let (_, _, daemon_set) = agent_daemonset();
+    let template = daemon_set.spec.unwrap().template;
+    assert!(
+        !template.metadata.unwrap().labels.unwrap().contains_key("app"),
+        "Scope's selectors match `app`"
+    );
+
+    let pod = template.spec.unwrap();
+    assert_eq!(
+        pod.host_pid,
+        Some(true),
+        "Scope knows processes by the node's PIDs"
+    );
+    let directory = pod.volumes.unwrap().remove(0).host_path.unwrap();
+    assert_eq!(directory.path, "/var/run/scope/plugins");
+    assert_eq!(directory.type_.as_deref(), Some("DirectoryOrCreate"));
+
+    let agent = &pod.containers[0];
+    assert_eq!(
+        agent.volume_mounts.as_ref().unwrap()[0].mount_path,
+        directory.path
+    );
+    let variables = agent.env.as_ref().unwrap();
+    let variable = |name: &str| variables.iter().find(|variable| variable.name == name).unwrap();
+    assert_eq!(
+        variable("SCOPE_HTTP_STATISTICS_PLUGIN_DIR").value.as_deref(),
+        Some(&*directory.path)
+    );
+    let node_name = variable("NODE_NAME")
+        .value_from
+        .as_ref()
+        .unwrap()
+        .field_ref
+        .as_ref()
+        .unwrap();
+    assert_eq!(node_name.field_path, "spec.nodeName");
+}
