@@ -378,7 +378,7 @@ impl Nginx {
         let process = Command::new("nginx")
             .arg("-p")
             .arg(prefix)
-            .args(["-c", "nginx.conf", "-e", "error.log"])
+            .args(["-c", "nginx.conf"])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn();

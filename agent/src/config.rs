@@ -26,13 +26,17 @@ pub enum ConfigError {
         cause: std::io::Error,
     },
     /// The file is not a configuration.
-    #[error("failed to parse the configuration file {}: {message}", place(.path, *.line))]
+    #[error(
+        "failed to parse the configuration file {}: {message}: write options as in --help, in camelCase, \
+         as in `statusCodes: [200, 404]`",
+        place(.path, *.line)
+    )]
     Parse {
         /// The file.
         path: PathBuf,
         /// The line, from 1, if known.
         line: Option<u64>,
-        /// What is wrong with it and what would be right.
+        /// What is wrong with it.
         message: String,
     },
     /// Nothing says which host this is.
@@ -512,8 +516,11 @@ impl Overrides {
                 .location()
                 .map(|place| place.line())
                 .filter(|line| *line > 0);
-            let plain = error.without_snippet().to_string();
-            (line, plain.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+            let text = error.without_snippet().to_string();
+            // The place is told apart, and the parser's own advice is for programmers.
+            let text = text.split(" at line ").next().unwrap_or(&text);
+            let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or(text);
+            (line, text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
         })
     }
 

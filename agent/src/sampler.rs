@@ -309,6 +309,11 @@ impl<K: Kernel> Sampler<K> {
     }
 
     fn answer(&mut self, request: TotalsRequest) {
+        // One reading answers all who wait now. Who comes during it must not get what was read before.
+        let mut waiting = vec![request];
+        while let Ok(request) = self.requests.try_recv() {
+            waiting.push(request);
+        }
         let totals = match self.read() {
             Ok(_) => {
                 self.check_alive(|_, _| true);
@@ -318,11 +323,10 @@ impl<K: Kernel> Sampler<K> {
             }
             Err(failure) => Err(Unavailable(failure)),
         };
-        // One reading answers all who wait. Who does not wait any more needs no answer.
-        while let Ok(waiting) = self.requests.try_recv() {
-            let _gone = waiting.send(totals.clone());
+        for request in waiting {
+            // Who does not wait any more needs no answer.
+            let _gone = request.send(totals.clone());
         }
-        let _gone = request.send(totals);
     }
 
     fn log_losses(&mut self, now: Instant) {

@@ -12,6 +12,10 @@ impl Event {
     pub const NONE: Self = Self(0);
     /// A request line was received.
     pub const REQUEST: Self = Self(1);
+    /// The bytes are not what HTTP has there: for [`super::connection::Connection::mismatch`], never handed out.
+    pub(super) const MISMATCH: Self = Self(2);
+    /// The empty line after a head: for the step's end, never handed out.
+    pub(super) const HEAD_END: Self = Self(3);
     const COUNTED: u32 = 0xffff;
 
     /// A status line with this code was sent, or one with a code that could not be read

@@ -22,7 +22,7 @@ use stream::{RECEIVED, SENT, step};
 /// Pieces of work in one call, at most. What is left then is [`Loss::GaveUp`].
 ///
 /// The eBPF verifier of Linux 5.10 walks through every one of them and must not pass one million instructions.
-pub const STEPS: u32 = 400;
+pub const STEPS: u32 = 480;
 
 /// The bytes of one socket call, in order, and where to report what was found in them.
 pub trait Source {

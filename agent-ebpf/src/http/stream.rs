@@ -151,11 +151,19 @@ const fn is_token(byte: u8) -> bool {
 }
 
 impl Stream {
+    /// Where the stream is, read anew. Volatile: a value that stays in a register makes the verifier follow each of
+    /// the stages it may be on its own, past the place where their ways have met again.
+    #[inline(always)]
+    fn stage(&self) -> u8 {
+        // SAFETY: references are valid and aligned.
+        unsafe { (&raw const self.stage).read_volatile() }
+    }
+
     /// Bytes that need not be looked at: what is left of a body, or everything.
     #[inline(always)]
     #[must_use]
     pub(super) fn skippable(&self) -> u64 {
-        match self.stage {
+        match self.stage() {
             stage::BODY | stage::CHUNK_DATA => self.a,
             stage::UNTIL_CLOSE.. => u64::MAX,
             _ => 0,
@@ -311,9 +319,19 @@ impl Stream {
 /// walks through this code once per step instead of once per step and history.
 #[inline(never)]
 pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window) -> Event {
+    // Both are dealt with once, here, not wherever they are found: the verifier pays for every copy of the code.
+    match look::<DIRECTION>(connection, window) {
+        Event::MISMATCH => connection.mismatch::<DIRECTION>(),
+        Event::HEAD_END => head_end::<DIRECTION>(connection),
+        event => event,
+    }
+}
+
+#[inline(always)]
+fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window) -> Event {
     let stream = connection.stream::<DIRECTION>();
     let byte = window.peek() as u8;
-    match stream.stage {
+    match stream.stage() {
         stage::START => start::<DIRECTION>(connection, window, byte),
         stage::METHOD if DIRECTION == RECEIVED => method(connection, window, byte),
         stage::PROXY_V2 if DIRECTION == RECEIVED => proxy_v2(connection, window, byte),
@@ -322,7 +340,7 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
             let name = byte | 0x20;
             if byte == b'\n' {
                 window.advance(1);
-                return head_end::<DIRECTION>(connection);
+                return Event::HEAD_END;
             }
             if byte == b'\r' {
                 window.advance(1);
@@ -340,12 +358,12 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
         }
         stage::TARGET | stage::LINE_REST | stage::CHUNK_EXTENSION => {
             let found = window.find_line_feed();
-            if DIRECTION == RECEIVED && stream.stage == stage::TARGET {
+            if DIRECTION == RECEIVED && stream.stage() == stage::TARGET {
                 return target(connection, window, found);
             }
             if found {
                 window.advance(1);
-                if stream.stage == stage::LINE_REST {
+                if stream.stage() == stage::LINE_REST {
                     stream.stage = stage::LINE;
                 } else {
                     stream.begin_chunk();
@@ -356,7 +374,7 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
         stage::HEAD_END => {
             if byte == b'\n' {
                 window.advance(1);
-                return head_end::<DIRECTION>(connection);
+                return Event::HEAD_END;
             }
             stream.stage = stage::LINE_REST;
             Event::NONE
@@ -388,7 +406,7 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
         }
         stage::CHUNK_SIZE => {
             if !stream.chunk_size_byte(byte) {
-                return connection.mismatch::<DIRECTION>();
+                return Event::MISMATCH;
             }
             // The extension stage finds the line feed itself.
             if stream.stage == stage::CHUNK_SIZE {
@@ -400,7 +418,7 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
             if byte == b'\n' {
                 stream.enter(stage::CHUNK_SIZE);
             } else if byte != b'\r' {
-                return connection.mismatch::<DIRECTION>();
+                return Event::MISMATCH;
             }
             window.advance(1);
             Event::NONE
@@ -435,7 +453,7 @@ fn start<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window
         // The signature's first four bytes look like two empty lines.
         stream.stage = stage::PROXY_V2;
     } else {
-        return connection.mismatch::<DIRECTION>();
+        return Event::MISMATCH;
     }
     Event::NONE
 }
@@ -450,7 +468,7 @@ fn method(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
         return Event::NONE;
     }
     if byte != b' ' {
-        return connection.mismatch::<RECEIVED>();
+        return Event::MISMATCH;
     }
     let (name, len) = (stream.a, stream.progress);
     stream.enter(stage::TARGET);
@@ -475,7 +493,7 @@ fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Even
             (stream.a, stream.b) = window.lookback();
             stream.progress = stream.progress.wrapping_add(1);
             if stream.progress > REQUEST_LINE_WINDOWS {
-                return connection.mismatch::<RECEIVED>();
+                return Event::MISMATCH;
             }
         }
         return Event::NONE;
@@ -497,7 +515,7 @@ fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Even
         connection.received.enter(stage::START);
         return Event::NONE;
     }
-    connection.mismatch::<RECEIVED>()
+    Event::MISMATCH
 }
 
 /// PROXY protocol v2: 12 bytes of signature, of which four were taken for empty lines; version and command;
@@ -519,7 +537,7 @@ fn proxy_v2(connection: &mut Connection, window: &mut Window, byte: u8) -> Event
             stream.enter(if len == 0 { stage::START } else { stage::BODY });
             stream.a = len;
         }
-        _ => return connection.mismatch::<RECEIVED>(),
+        _ => return Event::MISMATCH,
     }
     Event::NONE
 }
@@ -538,7 +556,7 @@ fn status(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
             window.advance(8);
             return Event::NONE;
         }
-        return connection.mismatch::<SENT>();
+        return Event::MISMATCH;
     }
     let fits = match at {
         0..=6 => (VERSION >> (at * 8)) as u8 == byte,
@@ -547,7 +565,7 @@ fn status(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
         _ => byte.is_ascii_digit(),
     };
     if !fits {
-        return connection.mismatch::<SENT>();
+        return Event::MISMATCH;
     }
     if at < 12 {
         if at > 8 {
@@ -559,7 +577,7 @@ fn status(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
     }
     let code = stream.a as u16;
     if !(100..=599).contains(&code) {
-        return connection.mismatch::<SENT>();
+        return Event::MISMATCH;
     }
     // The line feed may be the next byte: it is left for the next stage.
     stream.enter(stage::LINE_REST);

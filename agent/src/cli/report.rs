@@ -60,3 +60,38 @@ fn latest(node: &Node, kind: MetricKind) -> String {
         .and_then(|metric| metric.samples.last())
         .map_or_else(|| "-".to_owned(), |sample| format!("{:.2}", sample.value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_have_a_row_and_codes_a_column() {
+        let report: Report = serde_json::from_str(
+            r#"{"Plugins":[{"id":"http-statistics","label":"l","description":"d","interfaces":["reporter"],
+                            "api_version":"1"}],
+                "Process":{"metric_templates":{},"nodes":{
+                  "h;12":{"metrics":{
+                    "http_requests_per_second":{"samples":[{"date":"2026-11-22T16:16:40Z","value":2.0},
+                                                           {"date":"2026-11-22T16:16:41Z","value":3.5}],
+                                                "min":0,"max":3.5},
+                    "http_404_responses_per_second":{"samples":[{"date":"2026-11-22T16:16:41Z","value":1.0}],
+                                                     "min":0,"max":1}}},
+                  "h;13":{"metrics":{
+                    "http_OTHERS_responses_per_second":{"samples":[{"date":"2026-11-22T16:16:41Z","value":7}],
+                                                        "min":0,"max":7}}}}}}"#,
+        )
+        .unwrap();
+        let totals: Totals = serde_json::from_str(
+            r#"{"hook":"kprobe","exited":[],"losses":{},
+                "processes":[{"pid":12,"command":"nginx","cgroup":"/","requests":9,"responses":{}}]}"#,
+        )
+        .unwrap();
+        let expected = "\
+PID  COMMAND  REQ/S  404/S  OTHERS/S
+ 12  nginx     3.50   1.00         -
+ 13  ?            -      -      7.00
+";
+        assert_eq!(table(&report, &totals), expected);
+    }
+}

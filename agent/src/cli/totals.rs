@@ -74,3 +74,28 @@ pub(super) fn table(totals: &Totals) -> String {
     };
     format!("{}\nhook: {hook}\nnot counted: {lost}\n", table.render())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_column_and_losses_are_told() {
+        let totals: Totals = serde_json::from_str(
+            r#"{"hook":"kprobe",
+                "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3}}],
+                "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
+                "losses":{"calls_full":0,"gave_up":2}}"#,
+        )
+        .unwrap();
+        let expected = "\
+PID  COMMAND   CGROUP  REQUESTS  200  404
+ 12  nginx     /a             3    3    0
+  -  (exited)  ?              1    0    1
+
+hook: kprobe
+not counted: gave_up 2
+";
+        assert_eq!(table(&totals), expected);
+    }
+}
