@@ -13,6 +13,8 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// Hash map of task to the arguments of its socket call under way; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
+    /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
+    pub const SYS_EXIT: &str = "SYS_EXIT";
 }
 
 /// Value of [`CounterKey::code`] that counts requests received instead of responses sent.

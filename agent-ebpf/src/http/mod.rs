@@ -22,12 +22,17 @@ use stream::{RECEIVED, SENT, step};
 /// Pieces of work in one call, at most. What is left then is [`Loss::GaveUp`].
 ///
 /// The eBPF verifier of Linux 5.10 walks through every one of them and must not pass one million instructions.
-pub const STEPS: u32 = 480;
+pub const STEPS: u32 = 256;
 
 /// The bytes of one socket call, in order, and where to report what was found in them.
 pub trait Source {
     /// Bytes not yet copied or skipped.
     fn left(&self) -> u64;
+    /// Goes to where the next bytes are. The two below may be called after this only.
+    ///
+    /// # Errors
+    /// The cause to count, if that cannot be told.
+    fn seek(&mut self) -> Result<(), Loss>;
     /// Moves over up to `count` bytes without looking, and returns over how many, if only to the end of a segment.
     fn skip(&mut self, count: u64) -> u64;
     /// Copies the next bytes, if only to the end of a segment, or tells why they cannot be read.
@@ -77,14 +82,19 @@ fn advance_in<const DIRECTION: bool, S: Source>(
             if left == 0 {
                 return;
             }
-            let stream = connection.stream::<DIRECTION>();
-            let skippable = stream.skippable();
-            if skippable > 0 {
-                let skipped = source.skip(skippable);
-                stream.skip(skipped);
-                continue;
+            let mut result = source.seek();
+            if result.is_ok() {
+                let stream = connection.stream::<DIRECTION>();
+                let skippable = stream.skippable();
+                if skippable > 0 {
+                    let skipped = source.skip(skippable);
+                    stream.skip(skipped);
+                    continue;
+                }
+                stream.restore_lookback(window);
+                result = source.fill(window);
             }
-            if let Err(cause) = source.fill(window) {
+            if let Err(cause) = result {
                 let event = connection.unseen::<DIRECTION>(left, cause);
                 if !event.is_none() {
                     source.found(event);
@@ -94,7 +104,6 @@ fn advance_in<const DIRECTION: bool, S: Source>(
             if window.left() == 0 {
                 continue;
             }
-            connection.stream::<DIRECTION>().restore_lookback(window);
         }
         let event = step::<DIRECTION>(connection, window);
         if !event.is_none() {

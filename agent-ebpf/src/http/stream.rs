@@ -46,7 +46,7 @@ pub(super) mod stage {
     pub(in super::super) const LINE: u8 = 4;
     /// In a line of no interest.
     pub(in super::super) const LINE_REST: u8 = 5;
-    /// After a carriage return at the start of a line: the line feed that ends the head should follow.
+    /// In the empty line that ends a head.
     pub(in super::super) const HEAD_END: u8 = 6;
     /// In what may be the name `Content-Length`.
     pub(in super::super) const LENGTH_NAME: u8 = 7;
@@ -125,19 +125,24 @@ const fn word(text: [u8; 8]) -> u64 {
 
 /// A header name with its colon, in lower case and in words.
 struct Name {
-    words: [u64; 3],
-    masks: [u64; 3],
-    len: u16,
+    words: [u64; 4],
+    masks: [u64; 4],
+    len: u64,
 }
 
-static LENGTH_NAME: Name =
-    Name { words: [word(*b"content-"), word(*b"length:\0"), 0], masks: [u64::MAX, u64::MAX >> 8, 0], len: 15 };
-
-static ENCODING_NAME: Name = Name {
-    words: [word(*b"transfer"), word(*b"-encodin"), word(*b"g:\0\0\0\0\0\0")],
-    masks: [u64::MAX, u64::MAX, 0xffff],
-    len: 18,
-};
+/// The names that are looked for, in the order of [`stage::LENGTH_NAME`] and [`stage::ENCODING_NAME`].
+static NAMES: [Name; 2] = [
+    Name {
+        words: [word(*b"content-"), word(*b"length:\0"), 0, 0],
+        masks: [u64::MAX, u64::MAX >> 8, 0, 0],
+        len: 15,
+    },
+    Name {
+        words: [word(*b"transfer"), word(*b"-encodin"), word(*b"g:\0\0\0\0\0\0"), 0],
+        masks: [u64::MAX, u64::MAX, 0xffff, 0],
+        len: 18,
+    },
+];
 
 /// Bit 5 of every byte: the difference between upper and lower case.
 const CASE: u64 = 0x2020_2020_2020_2020;
@@ -204,21 +209,17 @@ impl Stream {
 
     /// Moves through the name of a header line while it matches; true when its colon has been passed.
     #[inline(always)]
-    fn match_name(&mut self, name: &Name, window: &mut Window) -> bool {
+    fn match_name(&mut self, name: usize, ahead: u64, window: &mut Window) -> bool {
+        let name = &NAMES[name & 1];
         let progress = self.progress;
-        let index = (progress >> 3) as usize;
-        if index > 2 {
-            self.stage = stage::LINE_REST;
-            return false;
-        }
-        let found = window.peek() | CASE;
-        // SAFETY: both arrays have three elements, and the index was compared.
-        let (wanted, mask) = unsafe { (*name.words.get_unchecked(index), *name.masks.get_unchecked(index)) };
+        let index = (progress >> 3) as usize & 3;
+        let difference = ((ahead | CASE) ^ name.words[index]) & name.masks[index];
+        let left = (name.len as u16).wrapping_sub(progress);
         let (matches, taken) = if progress & 7 == 0 && window.left() >= 8 {
-            let left = name.len.wrapping_sub(progress);
-            ((found ^ wanted) & mask == 0, if left < 8 { left } else { 8 })
+            (difference == 0, if left < 8 { left } else { 8 })
         } else {
-            (found as u8 == (wanted >> ((progress & 7) * 8)) as u8, 1)
+            let difference = (ahead | CASE) ^ (name.words[index] >> ((progress & 7) * 8));
+            (difference as u8 == 0, 1)
         };
         if !matches {
             self.stage = stage::LINE_REST;
@@ -226,7 +227,7 @@ impl Stream {
         }
         window.advance(u32::from(taken));
         self.progress = progress.wrapping_add(taken);
-        self.progress == name.len
+        taken == left
     }
 
     /// Takes one byte of a `Content-Length` value (RFC 9110 section 8.6). `progress`: 0 before the digits, 1 in
@@ -330,32 +331,27 @@ pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &
 #[inline(always)]
 fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window) -> Event {
     let stream = connection.stream::<DIRECTION>();
-    let byte = window.peek() as u8;
+    let ahead = window.peek();
+    let byte = ahead as u8;
+    if stream.stage() == stage::LINE {
+        // Most lines are of no interest: this step goes on with their rest.
+        let name = byte | 0x20;
+        stream.progress = 0;
+        stream.stage = if byte == b'\r' || byte == b'\n' {
+            stage::HEAD_END
+        } else if name == b'c' && stream.flags & flag::TRAILER == 0 {
+            stage::LENGTH_NAME
+        } else if name == b't' && stream.flags & flag::TRAILER == 0 {
+            stage::ENCODING_NAME
+        } else {
+            stage::LINE_REST
+        };
+    }
     match stream.stage() {
         stage::START => start::<DIRECTION>(connection, window, byte),
         stage::METHOD if DIRECTION == RECEIVED => method(connection, window, byte),
         stage::PROXY_V2 if DIRECTION == RECEIVED => proxy_v2(connection, window, byte),
-        stage::STATUS if DIRECTION == SENT => status(connection, window, byte),
-        stage::LINE => {
-            let name = byte | 0x20;
-            if byte == b'\n' {
-                window.advance(1);
-                return Event::HEAD_END;
-            }
-            if byte == b'\r' {
-                window.advance(1);
-                stream.stage = stage::HEAD_END;
-            } else if name == b'c' && stream.flags & flag::TRAILER == 0 {
-                stream.stage = stage::LENGTH_NAME;
-                stream.progress = 0;
-            } else if name == b't' && stream.flags & flag::TRAILER == 0 {
-                stream.stage = stage::ENCODING_NAME;
-                stream.progress = 0;
-            } else {
-                stream.stage = stage::LINE_REST;
-            }
-            Event::NONE
-        }
+        stage::STATUS if DIRECTION == SENT => status(connection, window, ahead),
         stage::TARGET | stage::LINE_REST | stage::CHUNK_EXTENSION => {
             let found = window.find_line_feed();
             if DIRECTION == RECEIVED && stream.stage() == stage::TARGET {
@@ -372,24 +368,22 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             Event::NONE
         }
         stage::HEAD_END => {
+            window.advance(1);
             if byte == b'\n' {
-                window.advance(1);
                 return Event::HEAD_END;
             }
-            stream.stage = stage::LINE_REST;
-            Event::NONE
-        }
-        stage::LENGTH_NAME => {
-            if stream.match_name(&LENGTH_NAME, window) {
-                stream.stage = stage::LENGTH;
-                stream.progress = 0;
-                stream.b = 0;
+            if byte != b'\r' || stream.progress > 0 {
+                stream.stage = stage::LINE_REST;
             }
+            stream.progress = 1;
             Event::NONE
         }
-        stage::ENCODING_NAME => {
-            if stream.match_name(&ENCODING_NAME, window) {
-                stream.stage = stage::ENCODING;
+        stage::LENGTH_NAME..=stage::ENCODING_NAME => {
+            let name = stream.stage().wrapping_sub(stage::LENGTH_NAME);
+            if stream.match_name(name as usize, ahead, window) {
+                // The stages of the values are in the same order.
+                stream.stage = stage::LENGTH.wrapping_add(name);
+                stream.progress = 0;
                 stream.b = 0;
             }
             Event::NONE
@@ -545,13 +539,13 @@ fn proxy_v2(connection: &mut Connection, window: &mut Window, byte: u8) -> Event
 /// A status line up to its code: `HTTP/1.1 200`, then a space or the end of the line (RFC 9112 section 4; the space
 /// is missing in practice where there is no reason phrase).
 #[inline(always)]
-fn status(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event {
     const VERSION: u64 = word(*b"HTTP/1.\0");
+    let byte = ahead as u8;
     let stream = &mut connection.sent;
     let at = stream.progress;
     if at == 0 && window.left() >= 8 {
-        let found = window.peek();
-        if found & (u64::MAX >> 8) == VERSION && ((found >> 56) as u8).is_ascii_digit() {
+        if ahead & (u64::MAX >> 8) == VERSION && ((ahead >> 56) as u8).is_ascii_digit() {
             stream.progress = 8;
             window.advance(8);
             return Event::NONE;

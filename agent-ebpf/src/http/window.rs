@@ -1,16 +1,15 @@
 //! A piece of a stream, copied to where it can be looked at.
 
-/// Bytes of stream a window holds at most.
-///
-/// One request head or response head fits most of the time, so that most calls need one copy; a power of two, so
-/// that the eBPF verifier can follow the masks that keep every access inside.
-pub const WINDOW: usize = 512;
+/// Words of a window: a power of two, so that a mask keeps every access inside without a comparison that the eBPF
+/// verifier would have to follow both ways.
+const WORDS: usize = 128;
+
+/// Bytes of stream a window holds at most: what is left of the words behind the [`LOOKBACK`], less one word, so that
+/// the last byte may be read as the first of two words. Most heads fit, so that most calls need one copy.
+pub const WINDOW: usize = WORDS * 8 - LOOKBACK - 8;
 
 /// Bytes kept from before the window, for the one question that looks back: did a line end in ` HTTP/1.1`?
 const LOOKBACK: usize = 16;
-
-/// Words behind the window, so that a masked position may be read as two words without leaving it.
-const WORDS: usize = (LOOKBACK + WINDOW) / 8 + 2;
 
 /// A window on a stream: up to [`WINDOW`] bytes, the [`LOOKBACK`] bytes before them, and how far they have been
 /// scanned.
@@ -59,11 +58,10 @@ impl Window {
         self.position = 0;
     }
 
-    /// Moves `count` bytes ahead, at most to the end.
+    /// Moves `count` bytes ahead; no more than are [`left`](Self::left).
     #[inline(always)]
     pub(super) fn advance(&mut self, count: u32) {
-        let left = self.left();
-        self.position = self.position.wrapping_add(if count < left { count } else { left });
+        self.position = self.position.wrapping_add(count);
     }
 
     /// The eight bytes from `position`, first byte lowest. Bytes past the end of the stream are anything.
@@ -79,15 +77,7 @@ impl Window {
     /// The word with that index; the mask only tells the verifier what the callers make sure of.
     #[inline(always)]
     fn word(&self, index: usize) -> u64 {
-        const MASK: usize = 127;
-        const { assert!(WORDS <= MASK + 1 && WORDS > 64) };
-        let index = index & MASK;
-        if index < WORDS {
-            // SAFETY: just compared.
-            u64::from_le(unsafe { *self.words.get_unchecked(index) })
-        } else {
-            0
-        }
+        u64::from_le(self.words[index & (WORDS - 1)])
     }
 
     /// The next eight bytes, first byte lowest. Where fewer are left, those past the end are anything.
@@ -119,20 +109,26 @@ impl Window {
         let mut index = start / 8;
         // The first word may begin before the position: what was scanned already must not be found again.
         let mut wanted = u64::MAX << ((start as u32 & 7) * 8);
+        let mut at = index * 8 + WORDS_PER_SEARCH * 8;
         for _ in 0..WORDS_PER_SEARCH {
             let found = bytes_equal_to(b'\n', self.word(index)) & wanted;
             if found != 0 {
-                let at = index * 8 + lowest_byte(found) as usize;
-                let ahead = (at - start) as u32;
-                let left = self.left();
-                self.advance(ahead);
-                return ahead < left;
+                at = index * 8 + lowest_byte(found) as usize;
+                break;
             }
             wanted = u64::MAX;
             index += 1;
         }
-        self.advance((index * 8 - start) as u32);
-        false
+        self.position = (at - LOOKBACK) as u32;
+        // Read anew, and the byte asked anew: the verifier would follow every way out of the loop on its own.
+        // SAFETY: references are valid and aligned.
+        let position = unsafe { (&raw const self.position).read_volatile() };
+        // What lies behind the end is left from an earlier window.
+        if position >= self.len {
+            self.position = self.len;
+            return false;
+        }
+        self.peek() as u8 == b'\n'
     }
 }
 

@@ -189,32 +189,11 @@ impl Bytes {
         Some(Err(Loss::GaveUp))
     }
 
-    /// Goes to the next segment where the current one is used up.
-    #[inline(always)]
-    fn enter_segment(&mut self) -> Result<(), Loss> {
-        if self.segment == 0 {
-            let segment: Option<[u64; 2]> =
-                if self.next_in_user == 1 { user(self.next) } else { kernel(self.next) };
-            let [base, len] = segment.ok_or(Loss::UnreadableMemory)?;
-            self.address = base;
-            self.segment = len;
-            self.next += 16;
-        }
-        Ok(())
-    }
-
     #[inline(always)]
     fn take(&mut self, count: u64) {
         self.address = self.address.wrapping_add(count);
         self.segment = self.segment.wrapping_sub(count);
         self.left = self.left.wrapping_sub(count);
-    }
-
-    /// The least of `limit` and what is left, of the call and of the segment.
-    #[inline(always)]
-    fn at_hand(&self, limit: u64) -> u64 {
-        let count = if limit < self.left { limit } else { self.left };
-        if count < self.segment { count } else { self.segment }
     }
 }
 
@@ -225,35 +204,39 @@ impl Source for Bytes {
     }
 
     #[inline(always)]
+    fn seek(&mut self) -> Result<(), Loss> {
+        if self.segment == 0 {
+            let segment: Option<[u64; 2]> =
+                if self.next_in_user == 1 { user(self.next) } else { kernel(self.next) };
+            let [base, len] = segment.ok_or(Loss::UnreadableMemory)?;
+            self.address = base;
+            self.segment = len;
+            self.next += 16;
+        }
+        if self.segment > self.left {
+            self.segment = self.left;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     fn skip(&mut self, count: u64) -> u64 {
-        if count >= self.left {
-            let left = self.left;
-            self.left = 0;
-            return left;
-        }
-        if self.enter_segment().is_err() {
-            return 0;
-        }
-        let count = self.at_hand(count);
+        let count = if count < self.segment { count } else { self.segment };
         self.take(count);
         count
     }
 
     #[inline(always)]
     fn fill(&mut self, window: &mut Window) -> Result<(), Loss> {
-        self.enter_segment()?;
-        let count = self.at_hand(WINDOW as u64);
-        let copied = count as u32;
-        if copied > WINDOW as u32 {
-            return Err(Loss::GaveUp);
-        }
+        let count = if self.segment < WINDOW as u64 { self.segment } else { WINDOW as u64 };
         // SAFETY: the window holds `WINDOW` bytes; the helper checks the address.
-        let result =
-            unsafe { bpf_probe_read_user(window.destination().cast(), copied, self.address as *const _) };
+        let result = unsafe {
+            bpf_probe_read_user(window.destination().cast(), count as u32, self.address as *const _)
+        };
         if result < 0 {
             return Err(Loss::UnreadableMemory);
         }
-        window.filled(copied);
+        window.filled(count as u32);
         self.take(count);
         Ok(())
     }

@@ -5,9 +5,12 @@
 
 use agent_ebpf::{abi::Setting, http::Direction};
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
+
+use core::arch::asm;
 
 use super::{
     call::{Data, Program, transferred},
@@ -38,13 +41,13 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
 /// without `nonblock` since Linux 5.19, without `addr_len` since 7.1.
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
-    // The verifier checks what is read from a context against the function's type, so each form has its own reads.
-    let (flags, result): (u32, i32) = match (setting(Setting::TcpRecvmsgFlags), setting(Setting::TcpRecvmsgArgs)) {
-        (3, 4) => (ctx.arg(3), ctx.arg(4)),
-        (3, 5) => (ctx.arg(3), ctx.arg(5)),
-        (4, 6) => (ctx.arg(4), ctx.arg(6)),
+    let (flags, result) = match (setting(Setting::TcpRecvmsgFlags), setting(Setting::TcpRecvmsgArgs)) {
+        (3, 4) => (argument::<24>(&ctx), argument::<32>(&ctx)),
+        (3, 5) => (argument::<24>(&ctx), argument::<40>(&ctx)),
+        (4, 6) => (argument::<32>(&ctx), argument::<48>(&ctx)),
         _ => return 0,
     };
+    let (flags, result) = (flags as u32, result as i32);
     if result > 0 && flags & MSG_PEEK == 0 {
         let message = ctx.arg(1);
         transferred(Program::TcpReceive, Socket::Tcp, Direction::Received, ctx.arg(0), result as u32, || {
@@ -52,6 +55,19 @@ pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
         });
     }
     0
+}
+
+/// The argument at a byte offset. In assembly, because the compiler would merge the ways that lead here and add the
+/// offset to the context first, which the verifier does not allow; and because it checks what is read against the
+/// function's type, so that a read for another kernel's form must stay on a way of its own.
+#[inline(always)]
+fn argument<const OFFSET: i32>(ctx: &FExitContext) -> u64 {
+    let value: u64;
+    // SAFETY: reads eight bytes of the context, which the verifier checks.
+    unsafe {
+        asm!("{value} = *(u64 *)({ctx} + {offset})", value = out(reg) value, ctx = in(reg) ctx.as_ptr(), offset = const OFFSET);
+    }
+    value
 }
 
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`

@@ -12,6 +12,8 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
+use core::hint::black_box;
+
 use super::{
     call::{Data, Program, transferred},
     connections::{self, Socket},
@@ -78,7 +80,10 @@ pub fn tcp_sendmsg_return(ctx: RetProbeContext) -> u32 {
 /// See [`super::fexit::tcp_recvmsg`].
 #[kprobe(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg_entry(ctx: ProbeContext) -> u32 {
-    let flags = if setting(Setting::TcpRecvmsgFlags) == 3 { ctx.arg(3) } else { ctx.arg(4) };
+    // Both are read before one is chosen: merged, the read would be at a changed context address, which the verifier
+    // does not allow.
+    let (fourth, fifth) = (black_box(ctx.arg(3)), black_box(ctx.arg(4)));
+    let flags = if setting(Setting::TcpRecvmsgFlags) == 3 { fourth } else { fifth };
     begin(ctx.arg(0), ctx.arg(1), flags.unwrap_or(0));
     0
 }

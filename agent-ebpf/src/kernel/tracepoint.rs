@@ -11,7 +11,8 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
-    macros::raw_tracepoint,
+    macros::{map, raw_tracepoint},
+    maps::ProgramArray,
     programs::RawTracePointContext,
 };
 
@@ -59,23 +60,45 @@ pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `sys_exit(struct pt_regs *regs, long ret)`
+/// The second halves of [`sys_exit`], by direction: 0 received, 1 sent. Each is as large as the verifier allows.
+#[map]
+static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// `sys_exit(struct pt_regs *regs, long ret)`: only tells the few system calls of interest from the others.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
-    if result > 0 {
-        exited(ctx.arg(0), result as u32);
+    if result > 0
+        && let Some(call) = system_call(ctx.arg(0))
+    {
+        let description = settings::syscall(call.number);
+        if description != 0 {
+            let direction = u32::from(description & syscall::SENT != 0);
+            // SAFETY: the programs in the array are of this one's type.
+            let _ = unsafe { SYS_EXIT.tail_call(&ctx, direction) };
+        }
     }
     0
 }
 
+/// [`sys_exit`] of a call that sent.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_send(ctx: RawTracePointContext) -> i32 {
+    exited(Direction::Sent, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    0
+}
+
+/// [`sys_exit`] of a call that received.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
+    exited(Direction::Received, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    0
+}
+
 #[inline(always)]
-fn exited(registers: u64, result: u32) -> Option<()> {
+fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
     let call = system_call(registers)?;
     let description = settings::syscall(call.number);
-    if description == 0 {
-        return None;
-    }
     let flags = if description & syscall::FLAGS_THIRD != 0 {
         call.arguments[2] as u32
     } else if description & syscall::FLAGS_FOURTH != 0 {
@@ -87,13 +110,13 @@ fn exited(registers: u64, result: u32) -> Option<()> {
         return None;
     }
     let sock = descriptor_sock(call.arguments[0] as u32)?;
-    if description & syscall::SENT != 0 {
-        transferred(Program::TcpSend, Socket::Any, Direction::Sent, sock, result, || data(&call, description));
-    } else {
-        transferred(Program::TcpReceive, Socket::Any, Direction::Received, sock, result, || {
-            if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { data(&call, description) }
-        });
-    }
+    let program = match direction {
+        Direction::Sent => Program::TcpSend,
+        Direction::Received => Program::TcpReceive,
+    };
+    transferred(program, Socket::Any, direction, sock, result, || {
+        if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { data(&call, description) }
+    });
     Some(())
 }
 

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd as _};
 use agent_ebpf::abi::{globals, maps};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData, MapError, ProgramArray},
     programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint},
 };
 use thiserror::Error;
@@ -100,6 +100,12 @@ pub(super) enum AttachError {
         #[source]
         error: ProgramError,
     },
+    /// A map.
+    #[error("{0}")]
+    Map(#[from] MapError),
+    /// A map that is not in the object.
+    #[error("the eBPF object has no map {0}")]
+    NoMap(&'static str),
     /// The kernel's BTF, as `aya` reads it.
     #[error("{0}")]
     Btf(#[from] aya::BtfError),
@@ -302,7 +308,7 @@ impl Kernel {
                 attach_raw_tracepoint(&mut ebpf, "sock_send_length")?;
                 attach_raw_tracepoint(&mut ebpf, "sock_recv_length")?;
             }
-            Hook::Tracepoint => attach_raw_tracepoint(&mut ebpf, "sys_exit")?,
+            Hook::Tracepoint => attach_sys_exit(&mut ebpf)?,
         }
         attach_raw_tracepoint(&mut ebpf, "tcp_destroy_sock")?;
         Ok(ebpf)
@@ -345,6 +351,21 @@ fn attach_kprobes(ebpf: &mut Ebpf) -> Result<(), AttachError> {
         attached.map_err(|error| AttachError::Program { program: name, error })?;
     }
     Ok(())
+}
+
+fn attach_sys_exit(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    let mut halves = Vec::new();
+    for name in ["sys_exit_receive", "sys_exit_send"] {
+        let program: &mut RawTracePoint = program(ebpf, name)?;
+        let loaded = program.load().and_then(|()| Ok(program.fd()?.try_clone()?));
+        halves.push(loaded.map_err(|error| AttachError::Program { program: name, error })?);
+    }
+    let map = ebpf.map_mut(maps::SYS_EXIT).ok_or(AttachError::NoMap(maps::SYS_EXIT))?;
+    let mut array: ProgramArray<_> = ProgramArray::try_from(map)?;
+    for (index, half) in (0..).zip(&halves) {
+        array.set(index, half, 0)?;
+    }
+    attach_raw_tracepoint(ebpf, "sys_exit")
 }
 
 fn attach_raw_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), AttachError> {

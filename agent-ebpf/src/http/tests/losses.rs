@@ -1,0 +1,380 @@
+//! Bytes that cannot be read, and more than can be kept up with: rows 8, 18 and 19.
+
+use super::conversation::{
+    Call::{self, Receives, ReceivesPages, ReceivesPieces, Sends, SendsPages, SendsPieces},
+    Conversation, Counted,
+    Piece::{self, Bytes, Unreachable, Unreadable},
+    assert_counted, counted,
+};
+use crate::abi::{CODE_UNKNOWN, Loss};
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+const HEAD: &[u8] = b"HEAD /a HTTP/1.1\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const OK_1000: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+const OK_CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n";
+const POST_1000: &[u8] = b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n";
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_body_need_not_be_readable() {
+    let head_and_body = [Bytes(OK_1000), Unreadable(1000)];
+    let unreachable = [Bytes(OK_1000), Bytes(b"x"), Unreachable(999)];
+    for (name, body) in [
+        ("pages", &[Sends(OK_1000), SendsPages(1000)][..]),
+        (
+            "pages in parts",
+            &[Sends(OK_1000), SendsPages(1), SendsPages(999)],
+        ),
+        (
+            "half of it readable",
+            &[Sends(OK_1000), Sends(&[b'\n'; 500]), SendsPages(500)],
+        ),
+        ("memory", &[SendsPieces(&head_and_body)]),
+        ("addresses", &[SendsPieces(&unreachable)]),
+        (
+            "a chunk",
+            &[
+                Sends(OK_CHUNKED),
+                SendsPages(1000),
+                Sends(b"\r\n3E8;\r\n"),
+                SendsPages(1000),
+                Sends(b"\r\n0\r\n\r\n"),
+            ],
+        ),
+    ] {
+        let mut calls = vec![Receives(GET)];
+        calls.extend(body);
+        calls.extend([Receives(GET), Sends(NOT_FOUND)]);
+        assert_counted(name, &calls, &counted(2, &[200, 404]));
+    }
+    let calls = [
+        Receives(GET),
+        Sends(b"HTTP/1.0 200 OK\r\n\r\n"),
+        SendsPages(1 << 40),
+        SendsPages(1 << 40),
+    ];
+    assert_counted("until close", &calls, &counted(1, &[200]));
+    let calls = [
+        Receives(POST_1000),
+        ReceivesPages(1000),
+        Sends(OK),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted("of a request", &calls, &counted(2, &[200, 404]));
+}
+
+#[test]
+fn a_response_that_cannot_be_read_counts_under_no_code() {
+    let unread = |cause| counted(2, &[CODE_UNKNOWN, 404]).lost(&[cause]);
+    for (name, response, cause) in [
+        ("pages", SendsPages(1000), Loss::UnreadablePages),
+        ("memory", SendsPieces(&[Unreadable(1000)]), Loss::UnreadableMemory),
+        (
+            "addresses",
+            SendsPieces(&[Unreachable(1000)]),
+            Loss::UnreadableMemory,
+        ),
+        (
+            "memory, then more",
+            SendsPieces(&[Unreadable(1000), Bytes(OK)]),
+            Loss::UnreadableMemory,
+        ),
+    ] {
+        assert_counted(
+            name,
+            &[Receives(GET), response, Receives(GET), Sends(NOT_FOUND)],
+            &unread(cause),
+        );
+    }
+    let calls = [
+        Receives(GET),
+        SendsPages(1000),
+        SendsPages(1000),
+        SendsPages(1000),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted("in several calls", &calls, &unread(Loss::UnreadablePages));
+    let calls = [
+        Receives(GET),
+        SendsPages(1000),
+        Sends(b"readable end"),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted("with a readable end", &calls, &unread(Loss::UnreadablePages));
+}
+
+#[test]
+fn every_response_that_cannot_be_read_counts_under_no_code() {
+    let calls = [Receives(GET), SendsPages(1000)].repeat(3);
+    let mut conversation = Conversation::opened();
+    calls.iter().for_each(|call| conversation.call(*call));
+    let Counted {
+        requests,
+        responses,
+        losses,
+    } = conversation.counted;
+    assert_eq!((requests, responses), (3, vec![CODE_UNKNOWN; 3]));
+    assert!(losses.iter().all(|loss| *loss == Loss::UnreadablePages) && !losses.is_empty());
+}
+
+#[test]
+fn a_response_behind_a_body_that_cannot_be_read_counts_under_no_code() {
+    let calls = [
+        Receives(GET),
+        Receives(GET),
+        Sends(OK_1000),
+        SendsPages(1500),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted(
+        "pipelined",
+        &calls,
+        &counted(3, &[200, CODE_UNKNOWN, 404]).lost(&[Loss::UnreadablePages]),
+    );
+}
+
+#[test]
+fn a_head_that_cannot_be_read_to_its_end_loses_the_place_once() {
+    for (name, response, cause) in [
+        (
+            "pages",
+            &[
+                Sends(b"HTTP/1.1 200 OK\r\nContent-"),
+                SendsPages(10),
+                SendsPages(10),
+            ][..],
+            Loss::UnreadablePages,
+        ),
+        (
+            "memory",
+            &[SendsPieces(&[
+                Bytes(b"HTTP/1.1 200 OK\r\nContent-"),
+                Unreadable(10),
+            ])],
+            Loss::UnreadableMemory,
+        ),
+        (
+            "chunk size",
+            &[
+                Sends(OK_CHUNKED),
+                SendsPages(1001),
+                Sends(b"3\r\nabc\r\n0\r\n\r\n"),
+            ],
+            Loss::UnreadablePages,
+        ),
+    ] {
+        let mut calls = vec![Receives(GET)];
+        calls.extend(response);
+        calls.extend([Receives(GET), Sends(NOT_FOUND)]);
+        assert_counted(name, &calls, &counted(2, &[200, 404]).lost(&[cause]));
+    }
+}
+
+#[test]
+fn a_request_that_cannot_be_read_is_lost_and_the_next_one_is_not() {
+    for (name, request, cause) in [
+        ("pages", ReceivesPages(100), Loss::UnreadablePages),
+        (
+            "memory",
+            ReceivesPieces(&[Unreadable(100)]),
+            Loss::UnreadableMemory,
+        ),
+        (
+            "half a line",
+            ReceivesPieces(&[Bytes(b"GET /"), Unreadable(100)]),
+            Loss::UnreadableMemory,
+        ),
+    ] {
+        let calls = [
+            Receives(GET),
+            Sends(OK),
+            request,
+            Sends(OK),
+            Receives(HEAD),
+            Sends(OK_1000),
+            Receives(GET),
+            Sends(NOT_FOUND),
+        ];
+        assert_counted(name, &calls, &counted(3, &[200, 200, 200, 404]).lost(&[cause]));
+    }
+    let half = ReceivesPieces(&[Bytes(b"GET / HTTP/1.1\r\nHost:"), Unreadable(100)]);
+    let calls = [half, Sends(OK), Receives(GET), Sends(NOT_FOUND)];
+    assert_counted(
+        "half a head",
+        &calls,
+        &counted(2, &[200, 404]).lost(&[Loss::UnreadableMemory]),
+    );
+}
+
+#[test]
+fn a_connection_whose_first_bytes_cannot_be_read_is_like_one_that_was_open_before() {
+    for first in [ReceivesPages(100), ReceivesPieces(&[Unreadable(100)])] {
+        let calls = [first, Sends(OK), Receives(GET), Sends(NOT_FOUND)];
+        assert_counted("answered", &calls, &counted(1, &[200, 404]));
+    }
+    for first in [SendsPages(100), SendsPieces(&[Unreadable(100)])] {
+        let calls = [first, Receives(OK), Sends(GET), Receives(OK)];
+        assert_counted("a client", &calls, &counted(0, &[]));
+    }
+}
+
+#[test]
+fn nothing_unseen_is_nothing_lost() {
+    let calls = [
+        ReceivesPages(0),
+        SendsPages(0),
+        Receives(b"GET / HTTP/1.1\r\nHo"),
+        ReceivesPages(0),
+        Receives(b"st: a\r\n\r\n"),
+        SendsPages(0),
+        Sends(OK),
+    ];
+    assert_counted("zero bytes", &calls, &counted(1, &[200]));
+}
+
+/// The methods of this many requests are remembered.
+const PIPELINE: usize = 32;
+
+#[test]
+fn the_deepest_pipeline_is_followed() {
+    let mut conversation = Conversation::opened();
+    for round in 0..3 {
+        for index in 0..PIPELINE {
+            conversation.call(Receives(if (index + round) % 3 == 0 { HEAD } else { GET }));
+        }
+        for index in 0..PIPELINE {
+            conversation.call(Sends(if (index + round) % 3 == 0 { OK_1000 } else { OK }));
+        }
+    }
+    assert_eq!(conversation.counted, counted(3 * PIPELINE, &[200; 3 * PIPELINE]));
+}
+
+#[test]
+fn a_deeper_pipeline_is_counted_and_the_loss_is_too() {
+    let mut conversation = Conversation::opened();
+    for _ in 0..PIPELINE + 8 {
+        conversation.call(Receives(GET));
+    }
+    for _ in 0..PIPELINE + 8 {
+        conversation.call(Sends(OK));
+    }
+    let expected = counted(PIPELINE + 8, &[200; PIPELINE + 8]).lost(&[Loss::PipelineTooDeep; 8]);
+    assert_eq!(conversation.counted, expected);
+}
+
+#[test]
+fn a_pipeline_that_is_never_answered_does_no_harm() {
+    let mut conversation = Conversation::opened();
+    for _ in 0..70_000 {
+        conversation.call(Receives(GET));
+    }
+    assert_eq!(conversation.counted.requests, 70_000);
+}
+
+#[test]
+fn the_count_of_requests_may_wrap() {
+    let mut conversation = Conversation::opened();
+    for index in 0..70_000_u32 {
+        conversation.call(Receives(if index % 2 == 0 { HEAD } else { GET }));
+        conversation.call(Sends(if index % 2 == 0 { OK_1000 } else { OK }));
+    }
+    assert_eq!(conversation.counted, counted(70_000, &[200; 70_000]));
+}
+
+/// More pieces of work than are done for one call.
+fn too_much(message: &[u8]) -> Vec<u8> {
+    message.repeat(1000)
+}
+
+#[test]
+fn counting_goes_on_after_a_call_that_was_too_much() {
+    let requests = too_much(GET);
+    let mut conversation = Conversation::opened();
+    conversation.call(Receives(&requests));
+    let found = conversation.counted.requests;
+    assert!(found > 30, "{found}");
+    let deep = found - PIPELINE.min(found);
+    let mut losses = vec![Loss::PipelineTooDeep; deep];
+    losses.push(Loss::GaveUp);
+    assert_eq!(conversation.counted, counted(found, &[]).lost(&losses));
+    for _ in 0..found {
+        conversation.call(Sends(OK));
+    }
+    conversation.call(Receives(GET));
+    conversation.call(Sends(NOT_FOUND));
+    assert_eq!(conversation.counted.requests, found + 1);
+    assert_eq!(
+        conversation.counted.responses,
+        [vec![200; found], vec![404]].concat()
+    );
+    assert_eq!(conversation.counted.losses, losses);
+}
+
+#[test]
+fn responses_of_a_call_that_was_too_much_are_counted_or_lost() {
+    let small_chunks = [
+        &OK_CHUNKED[..OK_CHUNKED.len() - 5],
+        &too_much(b"1\r\na\r\n"),
+        b"0\r\n\r\n",
+    ]
+    .concat();
+    let calls = [
+        Receives(GET),
+        Sends(&small_chunks),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    let mut conversation = Conversation::opened();
+    calls.iter().for_each(|call| conversation.call(*call));
+    assert_eq!(
+        conversation.counted,
+        counted(2, &[200, 404]).lost(&[Loss::GaveUp])
+    );
+}
+
+#[test]
+fn a_head_that_is_too_much_for_one_call_still_counts() {
+    let header = format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "x".repeat(60_000));
+    let calls = [
+        Receives(header.as_bytes()),
+        Sends(OK),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted(
+        "60 kB of cookie",
+        &calls,
+        &counted(2, &[200, 404]).lost(&[Loss::GaveUp]),
+    );
+}
+
+#[test]
+fn many_segments_of_a_body_are_not_too_much() {
+    let body: Vec<Piece<'_>> = vec![Bytes(b"x"); 1000];
+    let calls: [Call<'_>; 5] = [
+        Receives(GET),
+        Sends(OK_1000),
+        SendsPieces(&body),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted("as many as an iovec may have", &calls, &counted(2, &[200, 404]));
+}
+
+#[test]
+fn a_head_in_segments_of_one_byte_counts() {
+    let pieces: Vec<_> = GET.chunks(1).map(Bytes).collect();
+    let answer: Vec<_> = OK.chunks(1).flat_map(|byte| [Bytes(b""), Bytes(byte)]).collect();
+    let calls = [
+        ReceivesPieces(&pieces),
+        SendsPieces(&answer),
+        ReceivesPieces(&pieces),
+        SendsPieces(&answer),
+    ];
+    assert_counted("with empty ones between", &calls, &counted(2, &[200, 200]));
+}
