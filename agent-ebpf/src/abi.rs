@@ -11,7 +11,7 @@ pub mod maps {
     pub const LOSSES: &str = "LOSSES";
     /// LRU hash map of `struct sock *` to [`crate::http::Connection`].
     pub const CONNECTIONS: &str = "CONNECTIONS";
-    /// Hash map of task to the arguments of its socket call under way; used by the kprobe hook only.
+    /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
     /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
     pub const SYS_EXIT: &str = "SYS_EXIT";
@@ -54,31 +54,28 @@ pub enum Loss {
     CountersFull = 0,
     /// The connections map refused an entry: one socket call not seen.
     ConnectionsFull = 1,
-    /// The map of calls under way was full (kprobe hook): one socket call not seen.
-    CallsFull = 2,
     /// User memory with the call's data could not be read (not resident): one socket call whose bytes were
     /// needed for framing and could not be seen.
-    UnreadableMemory = 3,
+    UnreadableMemory = 2,
     /// The data was never in user memory (`sendfile`, `splice`, `io_uring` where the hook cannot follow it): one
     /// socket call whose bytes were needed for framing and could not be seen.
-    UnreadablePages = 4,
+    UnreadablePages = 3,
     /// More work in one socket call than the programs may do: the rest of the call was not framed.
-    GaveUp = 5,
+    GaveUp = 4,
     /// The stream on an HTTP connection could not be followed; counting goes on at the next message that is
     /// recognised.
-    OutOfSync = 6,
+    OutOfSync = 5,
     /// More requests outstanding on one connection than are remembered: a later response's framing may be wrong.
-    PipelineTooDeep = 7,
+    PipelineTooDeep = 6,
     /// The process could not be identified in the agent's PID namespace; its requests are not ours to count.
-    ForeignProcess = 8,
+    ForeignProcess = 7,
 }
 
 impl Loss {
     /// Every cause, in the order of the map's indices.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::CountersFull,
         Self::ConnectionsFull,
-        Self::CallsFull,
         Self::UnreadableMemory,
         Self::UnreadablePages,
         Self::GaveUp,
@@ -93,7 +90,6 @@ impl Loss {
         match self {
             Self::CountersFull => "counters_full",
             Self::ConnectionsFull => "connections_full",
-            Self::CallsFull => "calls_full",
             Self::UnreadableMemory => "unreadable_memory",
             Self::UnreadablePages => "unreadable_pages",
             Self::GaveUp => "gave_up",
@@ -191,11 +187,17 @@ pub enum Setting {
     FilePrivateData,
     /// `inode.i_mode`, two bytes.
     InodeMode,
+    /// `unix_stream_read_state.socket`.
+    UnixReadSocket,
+    /// `unix_stream_read_state.msg`.
+    UnixReadMessage,
+    /// `unix_stream_read_state.flags`, four bytes.
+    UnixReadFlags,
 }
 
 impl Setting {
     /// How many there are.
-    pub const COUNT: usize = Self::InodeMode as usize + 1;
+    pub const COUNT: usize = Self::UnixReadFlags as usize + 1;
     /// Value of a setting that this kernel does not have.
     pub const NONE: u32 = u32::MAX;
 }

@@ -9,10 +9,6 @@ use crate::abi::{CODE_UNKNOWN, Loss};
 /// Outstanding requests whose method is remembered on one connection.
 pub(super) const PIPELINE: u16 = 32;
 
-/// Calls on a connection that was open before it could be watched that may look like something else before it is
-/// taken for something else. Such a connection may be in the middle of a body, so one look proves nothing.
-const DOUBTS: u8 = 64;
-
 /// What a request's method means for the framing of its response (RFC 9112 section 6.3). Two bits.
 pub(super) struct Method;
 
@@ -58,7 +54,8 @@ pub struct Connection {
     pub(super) role: u8,
     /// 1 if the connection was seen from its first byte, 0 if it was open before.
     seen_from_start: u8,
-    /// How often a connection of unknown role looked like something else.
+    /// How often a connection of unknown role looked like something else: received in the lower four bits, sent in
+    /// the upper four.
     doubts: u8,
     /// Bit 0: receiving lost its place and that was counted; bit 1: the same for sending.
     lost: u8,
@@ -128,9 +125,14 @@ impl Connection {
     #[inline(always)]
     pub(super) fn request(&mut self, method: u8) -> Event {
         let outstanding = self.pushed.wrapping_sub(self.popped);
-        // A client that sends another request has seen the end of the response before it, so that it had one.
-        if outstanding == 0 && self.sent.stage == stage::UNTIL_CLOSE {
-            self.sent.enter(stage::LOST);
+        // A client that sends another request has seen the end of the response before it: so that had one, and the
+        // next thing to be sent is a response.
+        if outstanding == 0 {
+            if self.sent.stage == stage::UNTIL_CLOSE {
+                self.sent.enter(stage::LOST);
+            } else if self.sent.stage == stage::LOST {
+                self.sent.enter(stage::START);
+            }
         }
         let at = (self.pushed % PIPELINE) * 2;
         self.methods = (self.methods & !(3 << at)) | (u64::from(method) << at);
@@ -166,8 +168,14 @@ impl Connection {
         if self.role == Role::SERVER {
             return self.lose_place::<DIRECTION>(Loss::OutOfSync);
         }
-        if self.seen_from_start == 0 && self.doubts < DOUBTS {
-            self.doubts += 1;
+        // A connection that was open before it could be watched may be in the middle of a body, so one look proves
+        // nothing, nor do many at a long transfer: other protocols are known by talking both ways.
+        let doubts = self.doubts;
+        if self.seen_from_start == 0 && doubts != u8::MAX {
+            let (all, one) = if DIRECTION == RECEIVED { (0x0f, 0x01) } else { (0xf0, 0x10) };
+            if doubts & all != all {
+                self.doubts = doubts + one;
+            }
             self.stream::<DIRECTION>().enter(stage::LOST);
             return Event::NONE;
         }

@@ -28,8 +28,8 @@ pub(super) const SENT: bool = false;
 /// Longest method token that is taken for one. The longest registered one, `UPDATEREDIRECTREF`, has 17 bytes.
 const METHOD_MAX: u16 = 32;
 
-/// Windows that a request line may span: 64 KiB, twice what the most generous common server takes.
-const REQUEST_LINE_WINDOWS: u16 = 128;
+/// Longest request line in bytes: twice what the most generous common server takes.
+const REQUEST_LINE_MAX: u32 = 0xffff;
 
 /// Where in a message a stream is. Kept as `u8` constants, because the value lives in a map where any bit pattern
 /// has to be harmless.
@@ -485,10 +485,11 @@ fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Even
         if window.left() == 0 {
             let stream = &mut connection.received;
             (stream.a, stream.b) = window.lookback();
-            stream.progress = stream.progress.wrapping_add(1);
-            if stream.progress > REQUEST_LINE_WINDOWS {
+            let seen = u32::from(stream.progress) + window.len();
+            if seen > REQUEST_LINE_MAX {
                 return Event::MISMATCH;
             }
+            stream.progress = seen as u16;
         }
         return Event::NONE;
     }

@@ -38,6 +38,12 @@ impl Window {
         self.position = 0;
     }
 
+    /// Bytes of stream in the window.
+    #[inline(always)]
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
     /// Bytes not scanned yet.
     #[inline(always)]
     #[must_use]
@@ -107,16 +113,17 @@ impl Window {
         const WORDS_PER_SEARCH: usize = 8;
         let start = LOOKBACK + self.position as usize;
         let mut index = start / 8;
-        // The first word may begin before the position: what was scanned already must not be found again.
-        let mut wanted = u64::MAX << ((start as u32 & 7) * 8);
+        // The first word may begin before the position: what was scanned already must not be found again. It is made
+        // unlike a line feed before the search, because only the lowest mark is exact.
+        let mut scanned = !(u64::MAX << ((start as u32 & 7) * 8));
         let mut at = index * 8 + WORDS_PER_SEARCH * 8;
         for _ in 0..WORDS_PER_SEARCH {
-            let found = bytes_equal_to(b'\n', self.word(index)) & wanted;
+            let found = bytes_equal_to(b'\n', self.word(index) | scanned);
             if found != 0 {
                 at = index * 8 + lowest_byte(found) as usize;
                 break;
             }
-            wanted = u64::MAX;
+            scanned = 0;
             index += 1;
         }
         self.position = (at - LOOKBACK) as u32;

@@ -2,7 +2,7 @@
 
 use agent_ebpf::{
     abi::{Loss, Setting},
-    http::{Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
+    http::{Connection, Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
 };
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_user,
@@ -103,12 +103,41 @@ pub fn transferred(
             found(advance_unseen(connection, direction, u64::from(gap), Loss::UnreadablePages));
         }
     }
+    take(program, direction, connection, transferred, data());
+}
+
+/// A call on a TCP socket may have moved bytes: as many as its sequence number is ahead of where it was last seen.
+#[inline(always)]
+pub fn moved(program: Program, direction: Direction, sock: u64, data: impl FnOnce() -> Data) -> Option<()> {
+    let connection = connections::known(sock)?;
+    let position = connections::position(sock, Socket::Tcp, connection, direction)?;
+    let transferred = connection.move_position(direction, position, 0);
+    if transferred > 0 && !connection.is_ignored(direction) {
+        take(program, direction, connection, transferred, data());
+    }
+    Some(())
+}
+
+/// Takes a TCP connection over bytes that have gone since it was last seen, before a call begins.
+#[inline(always)]
+pub fn catch_up(direction: Direction, sock: u64, connection: &mut Connection) {
+    if let Some(position) = connections::position(sock, Socket::Tcp, connection, direction) {
+        let gap = connection.move_position(direction, position, 0);
+        if gap > 0 {
+            found(advance_unseen(connection, direction, u64::from(gap), Loss::UnreadablePages));
+        }
+    }
+}
+
+/// Takes the connection over the bytes of a call and counts what they contain.
+#[inline(always)]
+fn take(program: Program, direction: Direction, connection: &mut Connection, transferred: u32, data: Data) {
     let Some(work) = WORK.get_ptr_mut(program as u32) else {
         return;
     };
     // SAFETY: this CPU's and this program's own; see `Work`.
     let work = unsafe { &mut *work };
-    if let Err(cause) = work.bytes.locate(data(), u64::from(transferred)) {
+    if let Err(cause) = work.bytes.locate(data, u64::from(transferred)) {
         return found(advance_unseen(connection, direction, u64::from(transferred), cause));
     }
     work.bytes.found = 0;

@@ -35,13 +35,19 @@ pub enum Socket {
 /// before these bytes if it is new. Nothing if the socket is of a kind that is not counted.
 #[inline(always)]
 pub fn find(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Option<&'static mut Connection> {
-    // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
+    if let Some(connection) = known(sock)
         && (socket != Socket::Any || connection.identity == 0 || connection.identity == inode_number(sock)?)
     {
         return Some(connection);
     }
     open(sock, socket, direction, transferred)
+}
+
+/// The connection of a socket, if it was seen before.
+#[inline(always)]
+pub fn known(sock: u64) -> Option<&'static mut Connection> {
+    // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
+    CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
 }
 
 #[inline(never)]
@@ -73,8 +79,7 @@ fn open(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Op
         lose(Loss::ConnectionsFull as u32);
         return None;
     }
-    // SAFETY: as above.
-    CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
+    known(sock)
 }
 
 /// The TCP sequence number after the last byte that went in `direction`, if the socket has one.

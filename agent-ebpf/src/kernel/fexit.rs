@@ -3,7 +3,10 @@
 //! At the end, because then the bytes are in the receiver's memory and it is known how many went; the message's
 //! iterator has moved over them and is walked back.
 
-use agent_ebpf::{abi::Setting, http::Direction};
+use agent_ebpf::{
+    abi::{Loss, Setting},
+    http::Direction,
+};
 use aya_ebpf::{
     EbpfContext as _,
     macros::{fentry, fexit},
@@ -101,6 +104,34 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
     0
 }
 
+/// `ssize_t unix_stream_sendpage(struct socket *socket, struct page *page, int offset, size_t size, int flags)`,
+/// until Linux 6.4: bytes that are in no user memory. For TCP its sequence numbers tell of them.
+#[fexit(function = "unix_stream_sendpage")]
+pub fn unix_stream_sendpage(ctx: FExitContext) -> u32 {
+    pages(Program::UnixSend, Direction::Sent, &ctx);
+    0
+}
+
+/// `ssize_t unix_stream_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t size,
+/// unsigned int flags)`: bytes that go to no user memory.
+#[fexit(function = "unix_stream_splice_read")]
+pub fn unix_stream_splice_read(ctx: FExitContext) -> u32 {
+    pages(Program::UnixReceive, Direction::Received, &ctx);
+    0
+}
+
+#[inline(always)]
+fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
+    let result: i32 = ctx.arg(5);
+    if result > 0
+        && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
+    {
+        transferred(program, Socket::Unix, direction, sock, result as u32, || {
+            Data::Unreadable(Loss::UnreadablePages)
+        });
+    }
+}
+
 /// `int unix_release(struct socket *sock)`: the last look at a unix socket.
 #[fentry(function = "unix_release")]
 pub fn unix_release(ctx: FEntryContext) -> u32 {
@@ -114,7 +145,7 @@ pub fn unix_release(ctx: FEntryContext) -> u32 {
 #[inline(always)]
 pub fn received(message: u64, flags: u32) -> Data {
     if flags & MSG_TRUNC != 0 {
-        Data::Unreadable(agent_ebpf::abi::Loss::UnreadablePages)
+        Data::Unreadable(Loss::UnreadablePages)
     } else {
         Data::Message(message)
     }

@@ -1,5 +1,9 @@
-//! Hook `kprobe`: the same functions as [`super::fexit`], for kernels without BPF trampolines. A `kretprobe` sees
-//! the result only, so a `kprobe` notes the arguments before.
+//! Hook `kprobe`: the same functions as [`super::fexit`], for kernels without BPF trampolines.
+//!
+//! A `kretprobe` would be simpler and would lose calls: a kernel keeps a few dozen of them ready, and every thread
+//! that waits for data holds one. So for TCP a `kprobe` notes the call at its start, and one on `release_sock`, with
+//! which every call ends and begins to wait, takes stock: the socket's sequence numbers tell how far it got. Unix
+//! sockets have no such numbers. There `kretprobe`s are on functions that do not wait for data.
 
 use agent_ebpf::{
     abi::{Loss, Setting},
@@ -8,72 +12,65 @@ use agent_ebpf::{
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
     macros::{kprobe, kretprobe, map},
-    maps::HashMap,
+    maps::LruHashMap,
     programs::{ProbeContext, RetProbeContext},
 };
-
 use core::hint::black_box;
 
 use super::{
-    call::{Data, Program, transferred},
+    call::{Data, Program, catch_up, moved, transferred},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
-    process::lose,
     settings::setting,
 };
 
-/// The arguments of a call under way.
+/// A call under way, or the last one of a thread.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Call {
     sock: u64,
+    /// The `struct msghdr`; 0 if the call's bytes are in no user memory.
     message: u64,
     flags: u32,
-    reserved: u32,
+    /// 1 if it receives.
+    receives: u32,
 }
 
-/// By thread: a thread is in one of the functions at a time. As many as there may be threads waiting for data.
+/// By thread. The least recently used make room: those of threads that are gone.
 #[map]
-static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(32768, 0);
+static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(32768, 0);
 
 #[inline(always)]
-fn begin(sock: Option<u64>, message: Option<u64>, flags: u32) -> Option<()> {
-    let call = Call { sock: sock?, message: message?, flags, reserved: 0 };
-    if CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
-        lose(Loss::CallsFull as u32);
+fn note(sock: u64, message: u64, flags: u32, direction: Direction) {
+    let receives = u32::from(direction == Direction::Received);
+    let call = Call { sock, message, flags, receives };
+    // An LRU map finds room, if need be another thread's; what that loses shows as a gap in sequence numbers.
+    let _ = CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0);
+}
+
+/// The call that this thread is in, copied: only this thread writes its entry.
+#[inline(always)]
+fn noted() -> Option<Call> {
+    unsafe { CALLS.get(&bpf_get_current_pid_tgid()) }.copied()
+}
+
+/// A call on a TCP socket begins. From here on the sequence numbers are watched, also on a connection not seen before.
+#[inline(always)]
+fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) -> Option<()> {
+    let sock = sock?;
+    let connection = connections::find(sock, Socket::Tcp, direction, 0)?;
+    if !connection.is_ignored(direction) {
+        catch_up(direction, sock, connection);
+        note(sock, message, flags, direction);
     }
     Some(())
-}
-
-#[inline(always)]
-fn end(program: Program, socket: Socket, direction: Direction, ctx: &RetProbeContext) {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: copied at once; only this thread writes its entry.
-    let Some(call) = (unsafe { CALLS.get(&thread) }).copied() else {
-        return;
-    };
-    let _ = CALLS.remove(&thread);
-    let result: i32 = ctx.ret();
-    if result > 0 && call.flags & MSG_PEEK == 0 {
-        transferred(program, socket, direction, call.sock, result as u32, || match (socket, direction) {
-            (Socket::Tcp, Direction::Received) => received(call.message, call.flags),
-            _ => Data::Message(call.message),
-        });
-    }
 }
 
 /// See [`super::fexit::tcp_sendmsg`].
 #[kprobe(function = "tcp_sendmsg")]
 pub fn tcp_sendmsg_entry(ctx: ProbeContext) -> u32 {
-    begin(ctx.arg(0), ctx.arg(1), 0);
-    0
-}
-
-/// See [`super::fexit::tcp_sendmsg`].
-#[kretprobe(function = "tcp_sendmsg")]
-pub fn tcp_sendmsg_return(ctx: RetProbeContext) -> u32 {
-    end(Program::TcpSend, Socket::Tcp, Direction::Sent, &ctx);
+    begin_tcp(ctx.arg(0), ctx.arg(1).unwrap_or(0), 0, Direction::Sent);
     0
 }
 
@@ -84,43 +81,128 @@ pub fn tcp_recvmsg_entry(ctx: ProbeContext) -> u32 {
     // does not allow.
     let (fourth, fifth) = (black_box(ctx.arg(3)), black_box(ctx.arg(4)));
     let flags = if setting(Setting::TcpRecvmsgFlags) == 3 { fourth } else { fifth };
-    begin(ctx.arg(0), ctx.arg(1), flags.unwrap_or(0));
+    begin_tcp(ctx.arg(0), ctx.arg(1).unwrap_or(0), flags.unwrap_or(0), Direction::Received);
     0
 }
 
-/// See [`super::fexit::tcp_recvmsg`].
-#[kretprobe(function = "tcp_recvmsg")]
-pub fn tcp_recvmsg_return(ctx: RetProbeContext) -> u32 {
-    end(Program::TcpReceive, Socket::Tcp, Direction::Received, &ctx);
+/// `int tcp_sendpage(struct sock *sk, struct page *page, …)`, until Linux 6.4: bytes that are in no user memory.
+#[kprobe(function = "tcp_sendpage")]
+pub fn tcp_sendpage_entry(ctx: ProbeContext) -> u32 {
+    begin_tcp(ctx.arg(0), 0, 0, Direction::Sent);
     0
 }
 
-/// See [`super::fexit::unix_stream_sendmsg`].
+/// `ssize_t tcp_splice_read(struct socket *sock, …)`: bytes that go to no user memory.
+#[kprobe(function = "tcp_splice_read")]
+pub fn tcp_splice_read_entry(ctx: ProbeContext) -> u32 {
+    begin_tcp(socket_sock(&ctx), 0, 0, Direction::Received);
+    0
+}
+
+/// `void release_sock(struct sock *sk)` in a call that sends. Called for all kinds of sockets and reasons: what
+/// matters is whether this thread has a call noted on this one.
+#[kprobe(function = "release_sock")]
+pub fn release_sock_send(ctx: ProbeContext) -> u32 {
+    release::<false>(&ctx);
+    0
+}
+
+/// See [`release_sock_send`]: in a call that receives.
+#[kprobe(function = "release_sock")]
+pub fn release_sock_receive(ctx: ProbeContext) -> u32 {
+    release::<true>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
+    let call = noted()?;
+    if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
+        return None;
+    }
+    let data = || match call.message {
+        0 => Data::Unreadable(Loss::UnreadablePages),
+        message if RECEIVES => received(message, call.flags),
+        message => Data::Message(message),
+    };
+    if RECEIVES {
+        moved(Program::TcpReceive, Direction::Received, call.sock, data)
+    } else {
+        moved(Program::TcpSend, Direction::Sent, call.sock, data)
+    }
+}
+
+/// See [`super::fexit::unix_stream_sendmsg`]. It waits only where the receiver is slow.
 #[kprobe(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_entry(ctx: ProbeContext) -> u32 {
-    begin(socket_sock(&ctx), ctx.arg(1), 0);
+    begin_unix(socket_sock(&ctx), ctx.arg(1).unwrap_or(0), Direction::Sent);
     0
 }
 
 /// See [`super::fexit::unix_stream_sendmsg`].
 #[kretprobe(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_return(ctx: RetProbeContext) -> u32 {
-    end(Program::UnixSend, Socket::Unix, Direction::Sent, &ctx);
+    end_unix(Program::UnixSend, Direction::Sent, &ctx);
     0
 }
 
-/// See [`super::fexit::unix_stream_recvmsg`].
-#[kprobe(function = "unix_stream_recvmsg")]
-pub fn unix_stream_recvmsg_entry(ctx: ProbeContext) -> u32 {
-    begin(socket_sock(&ctx), ctx.arg(1), ctx.arg(3).unwrap_or(0));
+/// `int unix_stream_read_actor(struct sk_buff *skb, int skip, int chunk, struct unix_stream_read_state *state)`:
+/// copies what a receiving call found, after it has waited for it.
+#[kprobe(function = "unix_stream_read_actor")]
+pub fn unix_stream_read_actor_entry(ctx: ProbeContext) -> u32 {
+    begin_unix_read(&ctx);
     0
 }
 
-/// See [`super::fexit::unix_stream_recvmsg`].
-#[kretprobe(function = "unix_stream_recvmsg")]
-pub fn unix_stream_recvmsg_return(ctx: RetProbeContext) -> u32 {
-    end(Program::UnixReceive, Socket::Unix, Direction::Received, &ctx);
+#[inline(always)]
+fn begin_unix_read(ctx: &ProbeContext) -> Option<()> {
+    let state: u64 = ctx.arg(3)?;
+    let flags: u32 = field(state, Setting::UnixReadFlags)?;
+    let message = if flags & MSG_PEEK != 0 { 0 } else { field(state, Setting::UnixReadMessage)? };
+    let socket: u64 = field(state, Setting::UnixReadSocket)?;
+    // Peeked bytes are noted as on no socket, so that the return finds nothing.
+    let sock = if flags & MSG_PEEK != 0 { 0 } else { field(socket, Setting::SocketSock)? };
+    begin_unix(Some(sock), message, Direction::Received)
+}
+
+/// See [`unix_stream_read_actor_entry`].
+#[kretprobe(function = "unix_stream_read_actor")]
+pub fn unix_stream_read_actor_return(ctx: RetProbeContext) -> u32 {
+    end_unix(Program::UnixReceive, Direction::Received, &ctx);
     0
+}
+
+/// `ssize_t unix_stream_sendpage(struct socket *socket, struct page *page, …)`, until Linux 6.4.
+#[kprobe(function = "unix_stream_sendpage")]
+pub fn unix_stream_sendpage_entry(ctx: ProbeContext) -> u32 {
+    begin_unix(socket_sock(&ctx), 0, Direction::Sent);
+    0
+}
+
+/// See [`unix_stream_sendpage_entry`].
+#[kretprobe(function = "unix_stream_sendpage")]
+pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
+    end_unix(Program::UnixSend, Direction::Sent, &ctx);
+    0
+}
+
+#[inline(always)]
+fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<()> {
+    note(sock?, message, 0, direction);
+    Some(())
+}
+
+#[inline(always)]
+fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) -> Option<()> {
+    let call = noted()?;
+    let result: i32 = ctx.ret();
+    if result > 0 && call.sock != 0 {
+        transferred(program, Socket::Unix, direction, call.sock, result as u32, || match call.message {
+            0 => Data::Unreadable(Loss::UnreadablePages),
+            message => Data::Message(message),
+        });
+    }
+    Some(())
 }
 
 /// See [`super::fexit::unix_release`].

@@ -20,6 +20,9 @@ use super::{
 /// `ENOTSUPP` (include/linux/errno.h): the kernel's own, not for user space, but it gets here.
 const ENOTSUPP: i32 = 524;
 
+/// Functions that are hooked where they exist. Linux 6.5 replaced `sendpage` by `MSG_SPLICE_PAGES` (dc97391e6610).
+const OPTIONAL_FUNCTIONS: [&str; 3] = ["tcp_sendpage", "unix_stream_sendpage", "unix_stream_splice_read"];
+
 /// The programs, compiled by the build script.
 #[cfg(not(bpf_stub))]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http-statistics"));
@@ -262,6 +265,8 @@ fn unreadable(map: &'static str, error: &MapError) -> Error {
 pub(super) struct Kernel {
     settings: Settings,
     has_sock_length_tracepoints: bool,
+    /// Functions of [`OPTIONAL_FUNCTIONS`] that this kernel has.
+    functions: Vec<&'static str>,
 }
 
 impl Kernel {
@@ -283,6 +288,7 @@ impl Kernel {
         Ok(Self {
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
+            functions: OPTIONAL_FUNCTIONS.into_iter().filter(|name| btf.parameters(name).is_some()).collect(),
         })
     }
 
@@ -302,8 +308,8 @@ impl Kernel {
         }
         let mut ebpf = loader.load(OBJECT)?;
         match hook {
-            Hook::Fentry => attach_fentry(&mut ebpf)?,
-            Hook::Kprobe => attach_kprobes(&mut ebpf)?,
+            Hook::Fentry => attach_fentry(&mut ebpf, &self.functions)?,
+            Hook::Kprobe => attach_kprobes(&mut ebpf, &self.functions)?,
             Hook::Tracepoint if self.has_sock_length_tracepoints => {
                 attach_raw_tracepoint(&mut ebpf, "sock_send_length")?;
                 attach_raw_tracepoint(&mut ebpf, "sock_recv_length")?;
@@ -315,14 +321,12 @@ impl Kernel {
     }
 }
 
-fn attach_fentry(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+fn attach_fentry(ebpf: &mut Ebpf, functions: &[&'static str]) -> Result<(), AttachError> {
     let btf = AyaBtf::from_sys_fs()?;
-    for name in [
-        "tcp_sendmsg",
-        "tcp_recvmsg",
-        "unix_stream_sendmsg",
-        "unix_stream_recvmsg",
-    ] {
+    for name in ["tcp_sendmsg", "tcp_recvmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"]
+        .iter()
+        .chain(functions.iter().filter(|name| name.starts_with("unix_")))
+    {
         let program: &mut FExit = program(ebpf, name)?;
         let attached = program.load(name, &btf).and_then(|()| program.attach());
         attached.map_err(|error| AttachError::Program { program: name, error })?;
@@ -334,18 +338,25 @@ fn attach_fentry(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn attach_kprobes(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+fn attach_kprobes(ebpf: &mut Ebpf, functions: &[&'static str]) -> Result<(), AttachError> {
     for (name, function) in [
+        ("release_sock_send", "release_sock"),
+        ("release_sock_receive", "release_sock"),
         ("tcp_sendmsg_entry", "tcp_sendmsg"),
-        ("tcp_sendmsg_return", "tcp_sendmsg"),
         ("tcp_recvmsg_entry", "tcp_recvmsg"),
-        ("tcp_recvmsg_return", "tcp_recvmsg"),
-        ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
+        ("tcp_sendpage_entry", "tcp_sendpage"),
+        ("tcp_splice_read_entry", "tcp_splice_read"),
         ("unix_stream_sendmsg_return", "unix_stream_sendmsg"),
-        ("unix_stream_recvmsg_entry", "unix_stream_recvmsg"),
-        ("unix_stream_recvmsg_return", "unix_stream_recvmsg"),
+        ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
+        ("unix_stream_read_actor_return", "unix_stream_read_actor"),
+        ("unix_stream_read_actor_entry", "unix_stream_read_actor"),
+        ("unix_stream_sendpage_return", "unix_stream_sendpage"),
+        ("unix_stream_sendpage_entry", "unix_stream_sendpage"),
         ("unix_release_entry", "unix_release"),
     ] {
+        if OPTIONAL_FUNCTIONS.contains(&function) && !functions.contains(&function) {
+            continue;
+        }
         let program: &mut KProbe = program(ebpf, name)?;
         let attached = program.load().and_then(|()| program.attach(function, 0));
         attached.map_err(|error| AttachError::Program { program: name, error })?;
@@ -402,10 +413,18 @@ pub(super) fn reason(hook: Hook, error: &AttachError) -> String {
         (_, Some(libc::EPERM)) => {
             "not permitted (the kernel is locked down, or the agent lacks CAP_BPF or CAP_PERFMON)".to_owned()
         }
-        _ => {
-            let text = format!("{error}");
-            text.split('\n').next().unwrap_or_default().trim().to_owned()
-        }
+        _ => last_words(&error.to_string()),
+    }
+}
+
+/// An error in one line: its first, and the last the verifier said before its statistics, where there are any.
+fn last_words(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let statistics = ["verification time", "stack depth", "processed "];
+    match lines.filter(|line| !statistics.iter().any(|start| line.starts_with(start))).next_back() {
+        Some(last) => format!("{first} … {last}"),
+        None => first.to_owned(),
     }
 }
 

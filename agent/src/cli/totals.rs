@@ -85,7 +85,7 @@ mod tests {
             r#"{"hook":"kprobe",
                 "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3}}],
                 "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
-                "losses":{"calls_full":0,"gave_up":2}}"#,
+                "losses":{"out_of_sync":0,"gave_up":2}}"#,
         )
         .unwrap();
         let expected = "\

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     abi::{Loss, REQUESTS},
-    http::{Connection, Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
+    http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
 };
 
 /// What one socket call moved, as the process under test sees it.
@@ -113,6 +113,12 @@ impl Conversation {
 
     pub(super) fn call(&mut self, call: Call<'_>) {
         self.call_in_segments(call, usize::MAX);
+    }
+
+    pub(super) fn calls(&mut self, calls: &[Call<'_>]) {
+        for call in calls {
+            self.call(*call);
+        }
     }
 
     /// Makes a call with its readable bytes in segments of at most `segment` bytes.
@@ -235,7 +241,7 @@ fn write(window: &mut Window, bytes: &[u8]) {
     unsafe {
         window
             .destination()
-            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
     };
     window.filled(u32::try_from(bytes.len()).unwrap());
 }
@@ -244,7 +250,7 @@ fn write(window: &mut Window, bytes: &[u8]) {
 const CUTS: [usize; 12] = [1, 2, 3, 4, 5, 7, 8, 10, 13, 64, WINDOW - 1, WINDOW + 1];
 
 /// Cut smaller than this, a call would be more work than is done for one call.
-const MAX_SEGMENTS: usize = 120;
+const MAX_SEGMENTS: usize = STEPS as usize / 4;
 
 /// Checks what is counted when the calls are as given, in segments of any size.
 #[track_caller]

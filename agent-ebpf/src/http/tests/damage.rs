@@ -91,7 +91,7 @@ fn a_request_line_without_end_is_given_up() {
 
 #[test]
 fn a_header_without_end_is_skipped() {
-    let filler = vec![b'x'; 16 * 1024];
+    let filler = vec![b'x'; 8 * 1024];
     let mut conversation = Conversation::opened();
     conversation.call(Receives(b"GET / HTTP/1.1\r\nCookie: "));
     for _ in 0..1000 {
@@ -327,6 +327,25 @@ fn a_body_where_there_is_none_loses_the_place_once() {
         "twice",
         &calls,
         &counted(4, &[200, 200, 204, 200]).lost(&[Loss::OutOfSync; 2]),
+    );
+}
+
+#[test]
+fn every_time_the_place_is_lost_counts() {
+    let calls = [
+        Receives(GET),
+        Sends(OK),
+        Receives(b"\0"),
+        Receives(b"\0"),
+        Sends(b"\0"),
+        Sends(b"\0"),
+    ];
+    let mut twice = calls.repeat(2);
+    twice.extend([Receives(GET), Sends(OK)]);
+    assert_counted(
+        "each way",
+        &twice,
+        &counted(3, &[200; 3]).lost(&[Loss::OutOfSync; 4]),
     );
 }
 

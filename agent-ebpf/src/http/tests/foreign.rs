@@ -143,7 +143,7 @@ fn other_protocols_are_ignored_from_then_on() {
             continue;
         }
         let mut conversation = Conversation::opened();
-        calls.iter().for_each(|call| conversation.call(*call));
+        conversation.calls(calls);
         assert!(
             conversation.is_ignored() || name == "one word" || !calls.iter().any(|it| matches!(it, Sends(_))),
             "{name}"

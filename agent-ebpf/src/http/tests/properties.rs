@@ -11,7 +11,7 @@ use super::conversation::{
 };
 use crate::{
     abi::{CODE_MAX, CODE_MIN, CODE_UNKNOWN, Loss},
-    http::Direction,
+    http::{Direction, STEPS},
 };
 
 // What takes place.
@@ -274,7 +274,7 @@ struct Flow {
 }
 
 /// So many bytes of heads are never too much for one call.
-const MAX_SCANNED: usize = 250;
+const MAX_SCANNED: usize = STEPS as usize / 3;
 
 impl Flow {
     fn new(script: &Script, direction: Direction) -> Self {
@@ -323,11 +323,11 @@ impl Dice {
         usize::try_from(self.0 >> 33).unwrap() % limit
     }
 
-    /// Cuts a call into no more than a hundred segments, some of them empty.
+    /// Cuts a call into not too many segments, some of them empty.
     fn segments<'a>(&mut self, mut bytes: &'a [u8]) -> Vec<Piece<'a>> {
         let size = [2, 10, 600, usize::MAX / 2][self.below(4)];
         let mut pieces = Vec::new();
-        while !bytes.is_empty() && pieces.len() < 100 {
+        while !bytes.is_empty() && pieces.len() < STEPS as usize / 6 {
             let (piece, rest) = bytes.split_at(self.below(size).min(bytes.len()));
             pieces.push(Bytes(piece));
             bytes = rest;
@@ -698,7 +698,11 @@ proptest! {
         prop_assert!(unknown.len() <= calls.len());
         prop_assert!(found.losses.len() <= 2 * calls.len());
 
-        prop_assert_eq!(endure(start(), &calls, &mut dice), found, "other segments");
+        let recut = endure(start(), &calls, &mut dice);
+        // More segments are more work.
+        if !recut.losses.contains(&Loss::GaveUp) && !found.losses.contains(&Loss::GaveUp) {
+            prop_assert_eq!(recut, found, "other segments");
+        }
     }
 
     #[test]

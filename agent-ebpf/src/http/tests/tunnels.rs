@@ -49,7 +49,7 @@ fn nothing_counts_after_a_connection_became_a_tunnel() {
         assert_counted_however_cut(name, &calls, &counted(1, &[code]));
 
         let mut conversation = Conversation::opened();
-        calls[..2].iter().for_each(|call| conversation.call(*call));
+        conversation.calls(&calls[..2]);
         assert!(conversation.is_ignored(), "{name}");
     }
 }
