@@ -123,6 +123,8 @@ pub enum Setting {
     SockType,
     /// `sock.sk_socket`.
     SockSocket,
+    /// `sock.sk_shutdown`, one byte.
+    SockShutdown,
     /// `tcp_sock.copied_seq`, four bytes.
     TcpCopiedSeq,
     /// `tcp_sock.write_seq`, four bytes.
@@ -141,6 +143,8 @@ pub enum Setting {
     IterType,
     /// `iov_iter.iov_offset`.
     IterOffset,
+    /// `iov_iter.count`.
+    IterCount,
     /// `iov_iter.__iov` (before Linux 6.4 `iov`), which shares its place with `ubuf`.
     IterIov,
     /// Value, not an offset: `ITER_IOVEC`.

@@ -99,34 +99,37 @@ pub fn transferred(
     }
     if let Some(position) = connections::position(sock, socket, connection, direction) {
         let gap = connection.move_position(direction, position, transferred);
-        if gap > 0 {
-            found(advance_unseen(connection, direction, u64::from(gap), Loss::UnreadablePages));
-        }
+        unseen(direction, sock, connection, gap);
     }
     take(program, direction, connection, transferred, data());
 }
 
-/// A call on a TCP socket may have moved bytes: as many as its sequence number is ahead of where it was last seen.
+/// A call on a TCP socket has moved bytes, as many as its sequence number is ahead of where it was last seen. Of these
+/// the last `transferred` are where `data` says.
 #[inline(always)]
-pub fn moved(program: Program, direction: Direction, sock: u64, data: impl FnOnce() -> Data) -> Option<()> {
+pub fn moved(program: Program, direction: Direction, sock: u64, transferred: u32, data: Data) -> Option<()> {
     let connection = connections::known(sock)?;
+    if connection.is_ignored(direction) {
+        return None;
+    }
     let position = connections::position(sock, Socket::Tcp, connection, direction)?;
-    let transferred = connection.move_position(direction, position, 0);
-    if transferred > 0 && !connection.is_ignored(direction) {
-        take(program, direction, connection, transferred, data());
+    let ahead = connection.move_position(direction, position, 0);
+    // More than went cannot have been moved: then what `data` says is of another call.
+    let transferred = if transferred <= ahead { transferred } else { 0 };
+    unseen(direction, sock, connection, ahead.wrapping_sub(transferred));
+    if transferred > 0 {
+        take(program, direction, connection, transferred, data);
     }
     Some(())
 }
 
-/// Takes a TCP connection over bytes that have gone since it was last seen, before a call begins.
+/// `count` bytes of a TCP stream have gone by that no hook saw, or the end of the stream, which counts as one.
 #[inline(always)]
-pub fn catch_up(direction: Direction, sock: u64, connection: &mut Connection) {
-    if let Some(position) = connections::position(sock, Socket::Tcp, connection, direction) {
-        let gap = connection.move_position(direction, position, 0);
-        if gap > 0 {
-            found(advance_unseen(connection, direction, u64::from(gap), Loss::UnreadablePages));
-        }
+fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u32) {
+    if count == 0 || (count == 1 && connections::is_shut_down(sock, direction)) {
+        return;
     }
+    found(advance_unseen(connection, direction, u64::from(count), Loss::UnreadablePages));
 }
 
 /// Takes the connection over the bytes of a call and counts what they contain.

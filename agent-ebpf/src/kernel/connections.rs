@@ -94,6 +94,18 @@ pub fn position(sock: u64, socket: Socket, connection: &Connection, direction: D
     }
 }
 
+/// True if the last sequence number in that direction may be a FIN: the end of the stream takes one, but is no byte.
+#[inline(always)]
+pub fn is_shut_down(sock: u64, direction: Direction) -> bool {
+    const RCV_SHUTDOWN: u8 = 1;
+    const SEND_SHUTDOWN: u8 = 2;
+    let wanted = match direction {
+        Direction::Received => RCV_SHUTDOWN,
+        Direction::Sent => SEND_SHUTDOWN,
+    };
+    field::<u8>(sock, Setting::SockShutdown).is_some_and(|shut_down| shut_down & wanted != 0)
+}
+
 /// Forgets a socket that is no more.
 #[inline(always)]
 pub fn close(sock: u64) {

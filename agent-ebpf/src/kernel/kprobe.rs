@@ -18,7 +18,7 @@ use aya_ebpf::{
 use core::hint::black_box;
 
 use super::{
-    call::{Data, Program, catch_up, moved, transferred},
+    call::{Data, Program, moved, transferred},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
@@ -35,6 +35,8 @@ struct Call {
     flags: u32,
     /// 1 if it receives.
     receives: u32,
+    /// Bytes that the message's iterator had to go when it was last looked at.
+    left: u64,
 }
 
 /// By thread. The least recently used make room: those of threads that are gone.
@@ -44,9 +46,18 @@ static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(32768, 0);
 #[inline(always)]
 fn note(sock: u64, message: u64, flags: u32, direction: Direction) {
     let receives = u32::from(direction == Direction::Received);
-    let call = Call { sock, message, flags, receives };
+    let call = Call { sock, message, flags, receives, left: left(message) };
     // An LRU map finds room, if need be another thread's; what that loses shows as a gap in sequence numbers.
     let _ = CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0);
+}
+
+/// Bytes that the iterator of a `struct msghdr` has to go.
+#[inline(always)]
+fn left(message: u64) -> u64 {
+    match message {
+        0 => 0,
+        message => field(message + u64::from(setting(Setting::MsgIter)), Setting::IterCount).unwrap_or(0),
+    }
 }
 
 /// The call that this thread is in, copied: only this thread writes its entry.
@@ -60,11 +71,16 @@ fn noted() -> Option<Call> {
 fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) -> Option<()> {
     let sock = sock?;
     let connection = connections::find(sock, Socket::Tcp, direction, 0)?;
-    if !connection.is_ignored(direction) {
-        catch_up(direction, sock, connection);
-        note(sock, message, flags, direction);
+    if connection.is_ignored(direction) {
+        return None;
     }
-    Some(())
+    let program = match direction {
+        Direction::Received => Program::TcpReceive,
+        Direction::Sent => Program::TcpSend,
+    };
+    // What went unseen until now must not be taken for this call's.
+    note(sock, message, flags, direction);
+    moved(program, direction, sock, 0, Data::Unreadable(Loss::UnreadablePages))
 }
 
 /// See [`super::fexit::tcp_sendmsg`].
@@ -116,19 +132,24 @@ pub fn release_sock_receive(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
-    let call = noted()?;
+    // SAFETY: only this thread uses its entry.
+    let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
     if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
         return None;
     }
-    let data = || match call.message {
+    // The iterator has moved over the call's bytes. After the call it is not there any more, and says anything.
+    let left = left(call.message);
+    let transferred = call.left.wrapping_sub(left) as u32;
+    call.left = left;
+    let data = match call.message {
         0 => Data::Unreadable(Loss::UnreadablePages),
         message if RECEIVES => received(message, call.flags),
         message => Data::Message(message),
     };
     if RECEIVES {
-        moved(Program::TcpReceive, Direction::Received, call.sock, data)
+        moved(Program::TcpReceive, Direction::Received, call.sock, transferred, data)
     } else {
-        moved(Program::TcpSend, Direction::Sent, call.sock, data)
+        moved(Program::TcpSend, Direction::Sent, call.sock, transferred, data)
     }
 }
 
