@@ -7,7 +7,10 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
-#[expect(unreachable_pub, reason = "a program has no callers outside; `pub` is what its modules share")]
+#[expect(
+    unreachable_pub,
+    reason = "a program has no callers outside; `pub` is what its modules share"
+)]
 mod kernel;
 
 #[cfg(target_arch = "bpf")]

@@ -66,7 +66,11 @@ impl Connection {
     #[inline(always)]
     #[must_use]
     pub fn new(identity: u64, seen_from_start: bool) -> Self {
-        Self { identity, seen_from_start: u8::from(seen_from_start), ..Self::default() }
+        Self {
+            identity,
+            seen_from_start: u8::from(seen_from_start),
+            ..Self::default()
+        }
     }
 
     /// True if nothing that goes that way will ever be counted: the caller can stop here.
@@ -118,7 +122,11 @@ impl Connection {
 
     #[inline(always)]
     pub(super) fn stream<const DIRECTION: bool>(&mut self) -> &mut Stream {
-        if DIRECTION == RECEIVED { &mut self.received } else { &mut self.sent }
+        if DIRECTION == RECEIVED {
+            &mut self.received
+        } else {
+            &mut self.sent
+        }
     }
 
     /// A request line was received.
@@ -172,7 +180,11 @@ impl Connection {
         // nothing, nor do many at a long transfer: other protocols are known by talking both ways.
         let doubts = self.doubts;
         if self.seen_from_start == 0 && doubts != u8::MAX {
-            let (all, one) = if DIRECTION == RECEIVED { (0x0f, 0x01) } else { (0xf0, 0x10) };
+            let (all, one) = if DIRECTION == RECEIVED {
+                (0x0f, 0x01)
+            } else {
+                (0xf0, 0x10)
+            };
             if doubts & all != all {
                 self.doubts = doubts + one;
             }

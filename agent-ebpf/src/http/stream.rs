@@ -138,7 +138,12 @@ static NAMES: [Name; 2] = [
         len: 15,
     },
     Name {
-        words: [word(*b"transfer"), word(*b"-encodin"), word(*b"g:\0\0\0\0\0\0"), 0],
+        words: [
+            word(*b"transfer"),
+            word(*b"-encodin"),
+            word(*b"g:\0\0\0\0\0\0"),
+            0,
+        ],
         masks: [u64::MAX, u64::MAX, 0xffff, 0],
         len: 18,
     },
@@ -181,7 +186,11 @@ impl Stream {
         if self.stage == stage::BODY || self.stage == stage::CHUNK_DATA {
             self.a = self.a.wrapping_sub(count);
             if self.a == 0 {
-                self.enter(if self.stage == stage::BODY { stage::START } else { stage::CHUNK_END });
+                self.enter(if self.stage == stage::BODY {
+                    stage::START
+                } else {
+                    stage::CHUNK_END
+                });
             }
         }
     }
@@ -215,7 +224,7 @@ impl Stream {
         let index = (progress >> 3) as usize & 3;
         let difference = ((ahead | CASE) ^ name.words[index]) & name.masks[index];
         let left = (name.len as u16).wrapping_sub(progress);
-        let (matches, taken) = if progress & 7 == 0 && window.left() >= 8 {
+        let (matches, taken) = if progress.is_multiple_of(8) && window.left() >= 8 {
             (difference == 0, if left < 8 { left } else { 8 })
         } else {
             let difference = (ahead | CASE) ^ (name.words[index] >> ((progress & 7) * 8));
@@ -610,7 +619,11 @@ fn head_end<const DIRECTION: bool>(connection: &mut Connection) -> Event {
         stage::CHUNK_SIZE
     } else if flags & flag::ENCODING != 0 {
         // A request like this is refused, and the connection closed.
-        if DIRECTION == SENT { stage::UNTIL_CLOSE } else { stage::LOST }
+        if DIRECTION == SENT {
+            stage::UNTIL_CLOSE
+        } else {
+            stage::LOST
+        }
     } else if flags & flag::INVALID != 0 {
         stage::LOST
     } else if flags & flag::LENGTH != 0 {

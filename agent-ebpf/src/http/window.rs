@@ -28,7 +28,11 @@ impl Window {
     /// An empty window.
     #[must_use]
     pub const fn new() -> Self {
-        Self { words: [0; WORDS], len: 0, position: 0 }
+        Self {
+            words: [0; WORDS],
+            len: 0,
+            position: 0,
+        }
     }
 
     /// Forgets the bytes held.
@@ -109,6 +113,10 @@ impl Window {
     /// Moves to the next line feed, looking at no more than `WORDS_PER_SEARCH` words; true if it is the next byte
     /// now.
     #[inline(always)]
+    #[expect(
+        clippy::explicit_counter_loop,
+        reason = "the verifier has to see how often the loop runs at most"
+    )]
     pub(super) fn find_line_feed(&mut self) -> bool {
         const WORDS_PER_SEARCH: usize = 8;
         let start = LOOKBACK + self.position as usize;

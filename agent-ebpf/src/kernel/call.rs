@@ -4,11 +4,7 @@ use agent_ebpf::{
     abi::{Loss, Setting},
     http::{Connection, Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
 };
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user,
-    macros::map,
-    maps::PerCpuArray,
-};
+use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::map, maps::PerCpuArray};
 
 use super::{
     connections::{self, Socket},
@@ -129,7 +125,12 @@ fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u
     if count == 0 || (count == 1 && connections::is_shut_down(sock, direction)) {
         return;
     }
-    found(advance_unseen(connection, direction, u64::from(count), Loss::UnreadablePages));
+    found(advance_unseen(
+        connection,
+        direction,
+        u64::from(count),
+        Loss::UnreadablePages,
+    ));
 }
 
 /// Takes the connection over the bytes of a call and counts what they contain.
@@ -141,7 +142,12 @@ fn take(program: Program, direction: Direction, connection: &mut Connection, tra
     // SAFETY: this CPU's and this program's own; see `Work`.
     let work = unsafe { &mut *work };
     if let Err(cause) = work.bytes.locate(data, u64::from(transferred)) {
-        return found(advance_unseen(connection, direction, u64::from(transferred), cause));
+        return found(advance_unseen(
+            connection,
+            direction,
+            u64::from(transferred),
+            cause,
+        ));
     }
     work.bytes.found = 0;
     advance(connection, direction, &mut work.window, &mut work.bytes);
@@ -182,7 +188,8 @@ impl Bytes {
             }
             Data::Message(message) => {
                 let iterator = message + u64::from(setting(Setting::MsgIter));
-                self.rewind(iterator, transferred).unwrap_or(Err(Loss::UnreadableMemory))
+                self.rewind(iterator, transferred)
+                    .unwrap_or(Err(Loss::UnreadableMemory))
             }
             Data::Unreadable(cause) => Err(cause),
         }
@@ -238,8 +245,11 @@ impl Source for Bytes {
     #[inline(always)]
     fn seek(&mut self) -> Result<(), Loss> {
         if self.segment == 0 {
-            let segment: Option<[u64; 2]> =
-                if self.next_in_user == 1 { user(self.next) } else { kernel(self.next) };
+            let segment: Option<[u64; 2]> = if self.next_in_user == 1 {
+                user(self.next)
+            } else {
+                kernel(self.next)
+            };
             let [base, len] = segment.ok_or(Loss::UnreadableMemory)?;
             self.address = base;
             self.segment = len;
@@ -260,10 +270,18 @@ impl Source for Bytes {
 
     #[inline(always)]
     fn fill(&mut self, window: &mut Window) -> Result<(), Loss> {
-        let count = if self.segment < WINDOW as u64 { self.segment } else { WINDOW as u64 };
+        let count = if self.segment < WINDOW as u64 {
+            self.segment
+        } else {
+            WINDOW as u64
+        };
         // SAFETY: the window holds `WINDOW` bytes; the helper checks the address.
         let result = unsafe {
-            bpf_probe_read_user(window.destination().cast(), count as u32, self.address as *const _)
+            bpf_probe_read_user(
+                window.destination().cast(),
+                count as u32,
+                self.address as *const _,
+            )
         };
         if result < 0 {
             return Err(Loss::UnreadableMemory);

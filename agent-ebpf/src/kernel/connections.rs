@@ -34,7 +34,12 @@ pub enum Socket {
 /// The connection of a socket over which `transferred` bytes have just gone, with the sequence numbers taken to
 /// before these bytes if it is new. Nothing if the socket is of a kind that is not counted.
 #[inline(always)]
-pub fn find(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Option<&'static mut Connection> {
+pub fn find(
+    sock: u64,
+    socket: Socket,
+    direction: Direction,
+    transferred: u32,
+) -> Option<&'static mut Connection> {
     if let Some(connection) = known(sock)
         && (socket != Socket::Any || connection.identity == 0 || connection.identity == inode_number(sock)?)
     {
@@ -47,11 +52,18 @@ pub fn find(sock: u64, socket: Socket, direction: Direction, transferred: u32) -
 #[inline(always)]
 pub fn known(sock: u64) -> Option<&'static mut Connection> {
     // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
-    CONNECTIONS.get_ptr_mut(&sock).map(|connection| unsafe { &mut *connection })
+    CONNECTIONS
+        .get_ptr_mut(&sock)
+        .map(|connection| unsafe { &mut *connection })
 }
 
 #[inline(never)]
-fn open(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Option<&'static mut Connection> {
+fn open(
+    sock: u64,
+    socket: Socket,
+    direction: Direction,
+    transferred: u32,
+) -> Option<&'static mut Connection> {
     let tcp = match socket {
         Socket::Tcp => true,
         Socket::Unix => false,
@@ -72,7 +84,11 @@ fn open(sock: u64, socket: Socket, direction: Direction, transferred: u32) -> Op
         connection.set_positions(received, sent);
         connection
     } else {
-        let identity = if socket == Socket::Any { inode_number(sock)? } else { 0 };
+        let identity = if socket == Socket::Any {
+            inode_number(sock)?
+        } else {
+            0
+        };
         Connection::new(identity, false)
     };
     if CONNECTIONS.insert(&sock, &connection, 0).is_err() {

@@ -33,9 +33,14 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(3);
     if result > 0 {
         let message = ctx.arg(1);
-        transferred(Program::TcpSend, Socket::Tcp, Direction::Sent, ctx.arg(0), result as u32, || {
-            Data::Message(message)
-        });
+        transferred(
+            Program::TcpSend,
+            Socket::Tcp,
+            Direction::Sent,
+            ctx.arg(0),
+            result as u32,
+            || Data::Message(message),
+        );
     }
     0
 }
@@ -44,7 +49,10 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
 /// without `nonblock` since Linux 5.19, without `addr_len` since 7.1.
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
-    let (flags, result) = match (setting(Setting::TcpRecvmsgFlags), setting(Setting::TcpRecvmsgArgs)) {
+    let (flags, result) = match (
+        setting(Setting::TcpRecvmsgFlags),
+        setting(Setting::TcpRecvmsgArgs),
+    ) {
         (3, 4) => (argument::<24>(&ctx), argument::<32>(&ctx)),
         (3, 5) => (argument::<24>(&ctx), argument::<40>(&ctx)),
         (4, 6) => (argument::<32>(&ctx), argument::<48>(&ctx)),
@@ -53,9 +61,14 @@ pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
     let (flags, result) = (flags as u32, result as i32);
     if result > 0 && flags & MSG_PEEK == 0 {
         let message = ctx.arg(1);
-        transferred(Program::TcpReceive, Socket::Tcp, Direction::Received, ctx.arg(0), result as u32, || {
-            received(message, flags)
-        });
+        transferred(
+            Program::TcpReceive,
+            Socket::Tcp,
+            Direction::Received,
+            ctx.arg(0),
+            result as u32,
+            || received(message, flags),
+        );
     }
     0
 }
@@ -81,9 +94,14 @@ pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred(Program::UnixSend, Socket::Unix, Direction::Sent, sock, result as u32, || {
-            Data::Message(message)
-        });
+        transferred(
+            Program::UnixSend,
+            Socket::Unix,
+            Direction::Sent,
+            sock,
+            result as u32,
+            || Data::Message(message),
+        );
     }
     0
 }
@@ -97,9 +115,14 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred(Program::UnixReceive, Socket::Unix, Direction::Received, sock, result as u32, || {
-            Data::Message(message)
-        });
+        transferred(
+            Program::UnixReceive,
+            Socket::Unix,
+            Direction::Received,
+            sock,
+            result as u32,
+            || Data::Message(message),
+        );
     }
     0
 }

@@ -46,7 +46,13 @@ static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(32768, 0);
 #[inline(always)]
 fn note(sock: u64, message: u64, flags: u32, direction: Direction) {
     let receives = u32::from(direction == Direction::Received);
-    let call = Call { sock, message, flags, receives, left: left(message) };
+    let call = Call {
+        sock,
+        message,
+        flags,
+        receives,
+        left: left(message),
+    };
     // An LRU map finds room, if need be another thread's; what that loses shows as a gap in sequence numbers.
     let _ = CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0);
 }
@@ -80,7 +86,13 @@ fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) 
     };
     // What went unseen until now must not be taken for this call's.
     note(sock, message, flags, direction);
-    moved(program, direction, sock, 0, Data::Unreadable(Loss::UnreadablePages))
+    moved(
+        program,
+        direction,
+        sock,
+        0,
+        Data::Unreadable(Loss::UnreadablePages),
+    )
 }
 
 /// See [`super::fexit::tcp_sendmsg`].
@@ -96,8 +108,17 @@ pub fn tcp_recvmsg_entry(ctx: ProbeContext) -> u32 {
     // Both are read before one is chosen: merged, the read would be at a changed context address, which the verifier
     // does not allow.
     let (fourth, fifth) = (black_box(ctx.arg(3)), black_box(ctx.arg(4)));
-    let flags = if setting(Setting::TcpRecvmsgFlags) == 3 { fourth } else { fifth };
-    begin_tcp(ctx.arg(0), ctx.arg(1).unwrap_or(0), flags.unwrap_or(0), Direction::Received);
+    let flags = if setting(Setting::TcpRecvmsgFlags) == 3 {
+        fourth
+    } else {
+        fifth
+    };
+    begin_tcp(
+        ctx.arg(0),
+        ctx.arg(1).unwrap_or(0),
+        flags.unwrap_or(0),
+        Direction::Received,
+    );
     0
 }
 
@@ -147,7 +168,13 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
         message => Data::Message(message),
     };
     if RECEIVES {
-        moved(Program::TcpReceive, Direction::Received, call.sock, transferred, data)
+        moved(
+            Program::TcpReceive,
+            Direction::Received,
+            call.sock,
+            transferred,
+            data,
+        )
     } else {
         moved(Program::TcpSend, Direction::Sent, call.sock, transferred, data)
     }
@@ -179,10 +206,18 @@ pub fn unix_stream_read_actor_entry(ctx: ProbeContext) -> u32 {
 fn begin_unix_read(ctx: &ProbeContext) -> Option<()> {
     let state: u64 = ctx.arg(3)?;
     let flags: u32 = field(state, Setting::UnixReadFlags)?;
-    let message = if flags & MSG_PEEK != 0 { 0 } else { field(state, Setting::UnixReadMessage)? };
+    let message = if flags & MSG_PEEK != 0 {
+        0
+    } else {
+        field(state, Setting::UnixReadMessage)?
+    };
     let socket: u64 = field(state, Setting::UnixReadSocket)?;
     // Peeked bytes are noted as on no socket, so that the return finds nothing.
-    let sock = if flags & MSG_PEEK != 0 { 0 } else { field(socket, Setting::SocketSock)? };
+    let sock = if flags & MSG_PEEK != 0 {
+        0
+    } else {
+        field(socket, Setting::SocketSock)?
+    };
     begin_unix(Some(sock), message, Direction::Received)
 }
 
@@ -218,10 +253,17 @@ fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) -> Op
     let call = noted()?;
     let result: i32 = ctx.ret();
     if result > 0 && call.sock != 0 {
-        transferred(program, Socket::Unix, direction, call.sock, result as u32, || match call.message {
-            0 => Data::Unreadable(Loss::UnreadablePages),
-            message => Data::Message(message),
-        });
+        transferred(
+            program,
+            Socket::Unix,
+            direction,
+            call.sock,
+            result as u32,
+            || match call.message {
+                0 => Data::Unreadable(Loss::UnreadablePages),
+                message => Data::Message(message),
+            },
+        );
     }
     Some(())
 }

@@ -33,7 +33,13 @@ pub fn count(code: u16) {
     let start_time = field::<u64>(task, Setting::TaskGroupLeader)
         .and_then(|leader| field::<u64>(leader, Setting::TaskStartBoottime))
         .unwrap_or(0);
-    let key = CounterKey { cgroup: unsafe { bpf_get_current_cgroup_id() }, start_time, pid, code, reserved: 0 };
+    let key = CounterKey {
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        start_time,
+        pid,
+        code,
+        reserved: 0,
+    };
     if increment(&key) {
         return;
     }

@@ -14,7 +14,10 @@ pub fn system_call(registers: u64) -> Option<SystemCall> {
     const USER_CS: u64 = 0x33;
     // From r10 on: r10 r9 r8 ax cx dx si di orig_ax ip cs (arch/x86/include/asm/ptrace.h).
     let [r10, _, _, _, _, dx, si, di, number, _, cs] = super::memory::kernel::<[u64; 11]>(registers + 7 * 8)?;
-    (cs & 0xffff == USER_CS).then_some(SystemCall { number, arguments: [di, si, dx, r10] })
+    (cs & 0xffff == USER_CS).then_some(SystemCall {
+        number,
+        arguments: [di, si, dx, r10],
+    })
 }
 
 /// Reads them from the kernel's `struct pt_regs` at that address, if it belongs to a native call.
@@ -27,6 +30,8 @@ pub fn system_call(registers: u64) -> Option<SystemCall> {
     // After 31 registers: sp pc pstate orig_x0 syscallno (arch/arm64/include/asm/ptrace.h). The first register has
     // the result by now, its value before is kept in orig_x0.
     let [_, _, pstate, first, number] = super::memory::kernel::<[u64; 5]>(registers + 31 * 8)?;
-    (pstate & MODE_32_BIT == 0)
-        .then_some(SystemCall { number: u64::from(number as u32), arguments: [first, second, third, fourth] })
+    (pstate & MODE_32_BIT == 0).then_some(SystemCall {
+        number: u64::from(number as u32),
+        arguments: [first, second, third, fourth],
+    })
 }

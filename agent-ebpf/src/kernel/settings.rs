@@ -12,7 +12,12 @@ static SYSCALLS: [u8; SYSCALLS_LEN] = [0; SYSCALLS_LEN];
 #[inline(always)]
 pub fn setting(setting: Setting) -> u32 {
     // SAFETY: in bounds by the array's type. Volatile, because user space replaces the value before loading.
-    unsafe { (&raw const SETTINGS).cast::<u32>().add(setting as usize).read_volatile() }
+    unsafe {
+        (&raw const SETTINGS)
+            .cast::<u32>()
+            .add(setting as usize)
+            .read_volatile()
+    }
 }
 
 /// The description of a system call, 0 if it is of no interest.
@@ -22,5 +27,10 @@ pub fn syscall(number: u64) -> u8 {
         return 0;
     }
     // SAFETY: just compared.
-    unsafe { (&raw const SYSCALLS).cast::<u8>().add(number as usize).read_volatile() }
+    unsafe {
+        (&raw const SYSCALLS)
+            .cast::<u8>()
+            .add(number as usize)
+            .read_volatile()
+    }
 }

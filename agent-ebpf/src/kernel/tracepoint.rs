@@ -40,9 +40,14 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
     let result: i32 = ctx.arg(1);
     if result > 0 {
-        transferred(Program::TcpSend, Socket::Any, Direction::Sent, ctx.arg(0), result as u32, || {
-            current_call_data(syscall::SENT)
-        });
+        transferred(
+            Program::TcpSend,
+            Socket::Any,
+            Direction::Sent,
+            ctx.arg(0),
+            result as u32,
+            || current_call_data(syscall::SENT),
+        );
     }
     0
 }
@@ -53,9 +58,20 @@ pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
     let result: i32 = ctx.arg(1);
     let flags: u32 = ctx.arg(2);
     if result > 0 && flags & MSG_PEEK == 0 {
-        transferred(Program::TcpReceive, Socket::Any, Direction::Received, ctx.arg(0), result as u32, || {
-            if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { current_call_data(0) }
-        });
+        transferred(
+            Program::TcpReceive,
+            Socket::Any,
+            Direction::Received,
+            ctx.arg(0),
+            result as u32,
+            || {
+                if flags & MSG_TRUNC != 0 {
+                    Data::Unreadable(Loss::UnreadablePages)
+                } else {
+                    current_call_data(0)
+                }
+            },
+        );
     }
     0
 }
@@ -115,7 +131,11 @@ fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
         Direction::Received => Program::TcpReceive,
     };
     transferred(program, Socket::Any, direction, sock, result, || {
-        if flags & MSG_TRUNC != 0 { Data::Unreadable(Loss::UnreadablePages) } else { data(&call, description) }
+        if flags & MSG_TRUNC != 0 {
+            Data::Unreadable(Loss::UnreadablePages)
+        } else {
+            data(&call, description)
+        }
     });
     Some(())
 }

@@ -33,7 +33,7 @@ mod kind {
 
 /// Why there is no BTF to be had.
 #[derive(Debug, Error)]
-pub enum BtfError {
+pub(super) enum BtfError {
     /// The file cannot be read.
     #[error("failed to read {VMLINUX}")]
     Read(#[source] io::Error),
@@ -58,8 +58,8 @@ struct Type {
     len: u32,
     /// Bit 31 of `info`: bit fields in a structure, signed values in an enumeration.
     flag: bool,
-    /// Size in bytes, or the type referred to.
-    size_or_type: u32,
+    /// `size` or `type`: the size in bytes, or the type referred to.
+    operand: u32,
     /// Where the variable part is in the blob.
     rest: usize,
 }
@@ -113,7 +113,7 @@ impl Btf {
 
     /// Size of a structure in bytes.
     pub(super) fn size(&self, structure: &str) -> Option<u32> {
-        Some(self.by_id(self.find(kind::STRUCT, structure)?)?.size_or_type)
+        Some(self.by_id(self.find(kind::STRUCT, structure)?)?.operand)
     }
 
     /// Value of an enumerator.
@@ -127,7 +127,7 @@ impl Btf {
 
     /// Names of a function's parameters.
     pub(super) fn parameters(&self, function: &str) -> Option<Vec<String>> {
-        let prototype = self.by_id(self.by_id(self.find(kind::FUNC, function)?)?.size_or_type)?;
+        let prototype = self.by_id(self.by_id(self.find(kind::FUNC, function)?)?.operand)?;
         (0..prototype.len as usize)
             .map(|index| self.name_at(prototype.rest + index * 8))
             .map(|name| Some(String::from_utf8_lossy(name?).into_owned()))
@@ -169,7 +169,7 @@ impl Btf {
         loop {
             let found = self.by_id(id)?;
             match found.kind {
-                kind::TYPEDEF | kind::VOLATILE..=kind::RESTRICT | kind::TYPE_TAG => id = found.size_or_type,
+                kind::TYPEDEF | kind::VOLATILE..=kind::RESTRICT | kind::TYPE_TAG => id = found.operand,
                 _ => return Some(found),
             }
         }
@@ -196,7 +196,7 @@ impl Btf {
             kind: (info >> 24) & 0x1f,
             len: info & 0xffff,
             flag: info >> 31 == 1,
-            size_or_type: self.word(at + 8)?,
+            operand: self.word(at + 8)?,
             rest: at + 12,
         })
     }

@@ -13,7 +13,7 @@ mod probes;
 mod settings;
 
 pub use preflight::{Check, CheckState, Preflight, preflight};
-pub use probes::{Error, Probes};
+pub use probes::{Error, Probes, verify};
 
 pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
 

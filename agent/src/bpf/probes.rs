@@ -6,7 +6,7 @@ use agent_ebpf::abi::{globals, maps};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, MapError, ProgramArray},
-    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint},
+    programs::{Program, ProgramError},
 };
 use thiserror::Error;
 
@@ -106,6 +106,9 @@ pub(super) enum AttachError {
     /// A map.
     #[error("{0}")]
     Map(#[from] MapError),
+    /// A program that is not in the object.
+    #[error("the eBPF object has no program {0}")]
+    NoProgram(&'static str),
     /// A map that is not in the object.
     #[error("the eBPF object has no map {0}")]
     NoMap(&'static str),
@@ -288,12 +291,35 @@ impl Kernel {
         Ok(Self {
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
-            functions: OPTIONAL_FUNCTIONS.into_iter().filter(|name| btf.parameters(name).is_some()).collect(),
+            functions: OPTIONAL_FUNCTIONS
+                .into_iter()
+                .filter(|name| btf.parameters(name).is_some())
+                .collect(),
         })
     }
 
     /// Loads and attaches all programs of one hook.
     pub(super) fn attach(&self, hook: Hook) -> Result<Ebpf, AttachError> {
+        let mut ebpf = self.load(hook)?;
+        let attachments = self.attachments(hook);
+        load_programs(&mut ebpf, hook, &attachments)?;
+        connect_sys_exit(&mut ebpf)?;
+        for Attachment { program, to } in attachments {
+            let Some(to) = to else { continue };
+            let attached = match program_mut(&mut ebpf, program)? {
+                Program::FExit(program) => program.attach().map(drop),
+                Program::FEntry(program) => program.attach().map(drop),
+                Program::KProbe(program) => program.attach(to, 0).map(drop),
+                Program::RawTracePoint(program) => program.attach(to).map(drop),
+                _ => Err(ProgramError::UnexpectedProgramType),
+            };
+            attached.map_err(|error| AttachError::Program { program, error })?;
+        }
+        Ok(ebpf)
+    }
+
+    /// Loads the object: creates the maps and tells the programs about this kernel.
+    fn load(&self, hook: Hook) -> Result<Ebpf, AttachError> {
         raise_memlock_limit();
         let calls = syscalls();
         let mut loader = EbpfLoader::new();
@@ -306,97 +332,132 @@ impl Kernel {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
         }
-        let mut ebpf = loader.load(OBJECT)?;
-        match hook {
-            Hook::Fentry => attach_fentry(&mut ebpf, &self.functions)?,
-            Hook::Kprobe => attach_kprobes(&mut ebpf, &self.functions)?,
-            Hook::Tracepoint if self.has_sock_length_tracepoints => {
-                attach_raw_tracepoint(&mut ebpf, "sock_send_length")?;
-                attach_raw_tracepoint(&mut ebpf, "sock_recv_length")?;
-            }
-            Hook::Tracepoint => attach_sys_exit(&mut ebpf)?,
-        }
-        attach_raw_tracepoint(&mut ebpf, "tcp_destroy_sock")?;
-        Ok(ebpf)
+        Ok(loader.load(OBJECT)?)
+    }
+
+    /// The programs of a hook on this kernel. What takes stock of a call comes before what begins one.
+    fn attachments(&self, hook: Hook) -> Vec<Attachment> {
+        let attachments: &[(&'static str, &'static str)] = match hook {
+            Hook::Fentry => &[
+                ("tcp_sendmsg", "tcp_sendmsg"),
+                ("tcp_recvmsg", "tcp_recvmsg"),
+                ("unix_stream_sendmsg", "unix_stream_sendmsg"),
+                ("unix_stream_recvmsg", "unix_stream_recvmsg"),
+                ("unix_stream_sendpage", "unix_stream_sendpage"),
+                ("unix_stream_splice_read", "unix_stream_splice_read"),
+                ("unix_release", "unix_release"),
+            ],
+            Hook::Kprobe => &[
+                ("release_sock_send", "release_sock"),
+                ("release_sock_receive", "release_sock"),
+                ("tcp_sendmsg_entry", "tcp_sendmsg"),
+                ("tcp_recvmsg_entry", "tcp_recvmsg"),
+                ("tcp_sendpage_entry", "tcp_sendpage"),
+                ("tcp_splice_read_entry", "tcp_splice_read"),
+                ("unix_stream_sendmsg_return", "unix_stream_sendmsg"),
+                ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
+                ("unix_stream_read_actor_return", "unix_stream_read_actor"),
+                ("unix_stream_read_actor_entry", "unix_stream_read_actor"),
+                ("unix_stream_sendpage_return", "unix_stream_sendpage"),
+                ("unix_stream_sendpage_entry", "unix_stream_sendpage"),
+                ("unix_release_entry", "unix_release"),
+            ],
+            Hook::Tracepoint if self.has_sock_length_tracepoints => &[
+                ("sock_send_length", "sock_send_length"),
+                ("sock_recv_length", "sock_recv_length"),
+            ],
+            Hook::Tracepoint => &[
+                ("sys_exit_receive", ""),
+                ("sys_exit_send", ""),
+                ("sys_exit", "sys_exit"),
+            ],
+        };
+        attachments
+            .iter()
+            .chain(&[("tcp_destroy_sock", "tcp_destroy_sock")])
+            .filter(|(_, to)| !OPTIONAL_FUNCTIONS.contains(to) || self.functions.contains(to))
+            .map(|(program, to)| Attachment {
+                program,
+                to: Some(*to).filter(|to| !to.is_empty()),
+            })
+            .collect()
     }
 }
 
-fn attach_fentry(ebpf: &mut Ebpf, functions: &[&'static str]) -> Result<(), AttachError> {
-    let btf = AyaBtf::from_sys_fs()?;
-    for name in ["tcp_sendmsg", "tcp_recvmsg", "unix_stream_sendmsg", "unix_stream_recvmsg"]
-        .iter()
-        .chain(functions.iter().filter(|name| name.starts_with("unix_")))
-    {
-        let program: &mut FExit = program(ebpf, name)?;
-        let attached = program.load(name, &btf).and_then(|()| program.attach());
-        attached.map_err(|error| AttachError::Program { program: name, error })?;
+/// A program and the kernel function or tracepoint it is attached to; none if another program calls it.
+struct Attachment {
+    program: &'static str,
+    to: Option<&'static str>,
+}
+
+/// Loads every program of every hook that this kernel can take, without attaching any. Returns each one's name and
+/// how many instructions the verifier walked through, which the kernel tells since Linux 5.16.
+///
+/// # Errors
+/// The first program that is refused, with the verifier's last words.
+pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
+    let kernel = Kernel::examine()?;
+    let refused = |error: AttachError| Error::Hook {
+        hook,
+        reason: reason(hook, &error),
+    };
+    let mut ebpf = kernel.load(hook).map_err(refused)?;
+    let attachments = kernel.attachments(hook);
+    load_programs(&mut ebpf, hook, &attachments).map_err(refused)?;
+    attachments
+        .into_iter()
+        .map(|Attachment { program, .. }| {
+            let loaded = program_mut(&mut ebpf, program).map_err(refused)?;
+            let info = loaded
+                .info()
+                .map_err(|error| refused(AttachError::Program { program, error }))?;
+            Ok((program, info.verified_instruction_count()))
+        })
+        .collect()
+}
+
+fn load_programs(ebpf: &mut Ebpf, hook: Hook, attachments: &[Attachment]) -> Result<(), AttachError> {
+    // Tens of megabytes while it lives: read only where needed.
+    let btf = if hook == Hook::Fentry {
+        Some(AyaBtf::from_sys_fs()?)
+    } else {
+        None
+    };
+    for Attachment { program, to } in attachments {
+        let loaded = match (program_mut(ebpf, program)?, &btf, to) {
+            (Program::FExit(program), Some(btf), Some(to)) => program.load(to, btf),
+            (Program::FEntry(program), Some(btf), Some(to)) => program.load(to, btf),
+            (Program::KProbe(program), _, _) => program.load(),
+            (Program::RawTracePoint(program), _, _) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        loaded.map_err(|error| AttachError::Program { program, error })?;
     }
-    let name = "unix_release";
-    let program: &mut FEntry = program(ebpf, name)?;
-    let attached = program.load(name, &btf).and_then(|()| program.attach());
-    attached.map_err(|error| AttachError::Program { program: name, error })?;
     Ok(())
 }
 
-fn attach_kprobes(ebpf: &mut Ebpf, functions: &[&'static str]) -> Result<(), AttachError> {
-    for (name, function) in [
-        ("release_sock_send", "release_sock"),
-        ("release_sock_receive", "release_sock"),
-        ("tcp_sendmsg_entry", "tcp_sendmsg"),
-        ("tcp_recvmsg_entry", "tcp_recvmsg"),
-        ("tcp_sendpage_entry", "tcp_sendpage"),
-        ("tcp_splice_read_entry", "tcp_splice_read"),
-        ("unix_stream_sendmsg_return", "unix_stream_sendmsg"),
-        ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
-        ("unix_stream_read_actor_return", "unix_stream_read_actor"),
-        ("unix_stream_read_actor_entry", "unix_stream_read_actor"),
-        ("unix_stream_sendpage_return", "unix_stream_sendpage"),
-        ("unix_stream_sendpage_entry", "unix_stream_sendpage"),
-        ("unix_release_entry", "unix_release"),
-    ] {
-        if OPTIONAL_FUNCTIONS.contains(&function) && !functions.contains(&function) {
-            continue;
-        }
-        let program: &mut KProbe = program(ebpf, name)?;
-        let attached = program.load().and_then(|()| program.attach(function, 0));
-        attached.map_err(|error| AttachError::Program { program: name, error })?;
+/// Tells `sys_exit` where its second halves are, if they are loaded.
+fn connect_sys_exit(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    for (index, program) in (0..).zip(["sys_exit_receive", "sys_exit_send"]) {
+        let half = match program_mut(ebpf, program)?.fd() {
+            Ok(half) => half.try_clone(),
+            Err(ProgramError::NotLoaded) => continue,
+            Err(error) => return Err(AttachError::Program { program, error }),
+        };
+        let half = half.map_err(|error| AttachError::Program {
+            program,
+            error: error.into(),
+        })?;
+        let map = ebpf
+            .map_mut(maps::SYS_EXIT)
+            .ok_or(AttachError::NoMap(maps::SYS_EXIT))?;
+        ProgramArray::try_from(map)?.set(index, &half, 0)?;
     }
     Ok(())
 }
 
-fn attach_sys_exit(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    let mut halves = Vec::new();
-    for name in ["sys_exit_receive", "sys_exit_send"] {
-        let program: &mut RawTracePoint = program(ebpf, name)?;
-        let loaded = program.load().and_then(|()| Ok(program.fd()?.try_clone()?));
-        halves.push(loaded.map_err(|error| AttachError::Program { program: name, error })?);
-    }
-    let map = ebpf.map_mut(maps::SYS_EXIT).ok_or(AttachError::NoMap(maps::SYS_EXIT))?;
-    let mut array: ProgramArray<_> = ProgramArray::try_from(map)?;
-    for (index, half) in (0..).zip(&halves) {
-        array.set(index, half, 0)?;
-    }
-    attach_raw_tracepoint(ebpf, "sys_exit")
-}
-
-fn attach_raw_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), AttachError> {
-    let program: &mut RawTracePoint = program(ebpf, name)?;
-    let attached = program.load().and_then(|()| program.attach(name));
-    attached.map_err(|error| AttachError::Program { program: name, error })?;
-    Ok(())
-}
-
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let program = ebpf.program_mut(name).ok_or(AttachError::Program {
-        program: name,
-        error: ProgramError::UnexpectedProgramType,
-    })?;
-    program
-        .try_into()
-        .map_err(|error| AttachError::Program { program: name, error })
+fn program_mut<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut Program, AttachError> {
+    ebpf.program_mut(program).ok_or(AttachError::NoProgram(program))
 }
 
 /// What an error means for the person who wants the hook: one line.
@@ -422,7 +483,7 @@ fn last_words(text: &str) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let statistics = ["verification time", "stack depth", "processed "];
-    match lines.filter(|line| !statistics.iter().any(|start| line.starts_with(start))).next_back() {
+    match lines.rfind(|line| !statistics.iter().any(|start| line.starts_with(start))) {
         Some(last) => format!("{first} … {last}"),
         None => first.to_owned(),
     }

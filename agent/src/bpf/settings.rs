@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::btf::Btf;
 
-/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 /// Why the settings cannot be found.
