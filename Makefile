@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run demo test lint clean
+.PHONY: help setup build run demo bench test lint clean
 
 # Before cargo: the cache, and a cargo that is new enough.
 env := source .ci/env;
@@ -12,7 +12,7 @@ env := source .ci/env;
 as_root := $$([[ $$EUID == 0 ]] || echo --config "target.$$(rustc -vV | sed -n 's/^host: //p').runner='sudo'")
 
 # What is built here is meant to run: without the BPF toolchain that is an error, not a warning.
-build run demo test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
+build run demo bench test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
 
 help:
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -29,6 +29,9 @@ run: ## run the agent in the foreground; flags in ARGS="…"
 demo: setup ## install, build, and watch the agent count a real nginx
 	$(env) cargo build --release --bins -p scope-http-statistics-agent
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
+
+bench: ## measure what an idle agent costs; takes a minute
+	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle
 
 test: ## all checks and tests, on this kernel and on five others in virtual machines
 	.ci/test

@@ -13,6 +13,8 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
+    /// LRU hash map of thread to whether its call has been handled; used by the fentry hook on preemptible kernels.
+    pub const HANDLED: &str = "HANDLED";
     /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
     pub const SYS_EXIT: &str = "SYS_EXIT";
 }
@@ -197,13 +199,35 @@ pub enum Setting {
     UnixReadMessage,
     /// `unix_stream_read_state.flags`, four bytes.
     UnixReadFlags,
+    /// Value: one of [`stand_ins`].
+    StandIns,
+    /// Value: when the programs were attached, in seconds since boot.
+    AttachedAt,
 }
 
 impl Setting {
     /// How many there are.
-    pub const COUNT: usize = Self::UnixReadFlags as usize + 1;
+    pub const COUNT: usize = Self::AttachedAt as usize + 1;
     /// Value of a setting that this kernel does not have.
     pub const NONE: u32 = u32::MAX;
+}
+
+/// Whether each program that takes stock of a call is attached twice, as on preemptible kernels.
+pub mod stand_ins {
+    /// It is not.
+    pub const NONE: u32 = 0;
+    /// It is, and any of the two may run first; a third program runs when a call begins.
+    pub const ANY_ORDER: u32 = 1;
+    /// It is, and the stand-in runs second.
+    pub const SECOND: u32 = 2;
+}
+
+/// Numbers in call instructions that stand for kernel functions (kfuncs), whose real numbers differ between kernels.
+pub mod calls {
+    /// `bpf_preempt_disable`
+    pub const PREEMPT_DISABLE: i32 = 0x7e57_0001;
+    /// `bpf_preempt_enable`
+    pub const PREEMPT_ENABLE: i32 = 0x7e57_0002;
 }
 
 /// System call numbers known to [`globals::SYSCALLS`].

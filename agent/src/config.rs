@@ -93,7 +93,7 @@ pub enum ValueError {
     #[error("the plugin directory `{}` is relative: give its absolute path", .0.display())]
     RelativePluginDir(PathBuf),
     /// Too long for a socket.
-    #[error("the plugin directory `{}` is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes", .0.display())]
+    #[error("the plugin directory `{}` is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes: choose a shorter one", .0.display())]
     LongPluginDir(PathBuf),
     /// Not one of the words.
     #[error("`{word}` is not a {what}: use {choices}")]

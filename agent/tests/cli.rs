@@ -1,12 +1,15 @@
 //! The command line: what cannot be done is refused in one line that names the fix, and leaves nothing behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,6 +17,8 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_scope-http-statistics-agent");
 /// The user `nobody`.
 const NOBODY: u32 = 65534;
+/// Long enough for a busy machine, whose verifier takes its time; nothing waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn agent(args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
@@ -67,6 +72,22 @@ fn a_command_line_that_is_not_understood_is_refused() {
     for (args, words) in cases {
         refused(&mut agent(args), 2, words);
     }
+}
+
+#[test]
+fn a_plugin_directory_without_room_for_a_socket_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x".repeat(108));
+    let path = path.to_str().unwrap();
+    refused(&mut agent(&["run", "--plugin-dir", path]), 2, &["107", "shorter"]);
+    let config = dir.path().join("agent.yaml");
+    fs::write(&config, format!("pluginDir: {path}\n")).unwrap();
+    let config = config.to_str().unwrap();
+    refused(
+        &mut agent(&["run", "--config", config]),
+        1,
+        &["line 1", "107", "shorter"],
+    );
 }
 
 #[test]
@@ -204,7 +225,16 @@ fn what_is_no_socket_is_refused() {
 /// The agent as `nobody`, who cannot enter the build's directory: from a copy.
 fn as_nobody(dir: &TempDir) -> Command {
     let copy = dir.path().join("agent");
-    fs::copy(BINARY, &copy).unwrap();
+    // Not by this process: other tests' children would inherit the file while it is open for writing, and nobody could
+    // execute it (ETXTBSY).
+    assert!(
+        Command::new("cp")
+            .arg(BINARY)
+            .arg(&copy)
+            .status()
+            .unwrap()
+            .success()
+    );
     for path in [dir.path(), &copy] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -233,15 +263,181 @@ fn without_root_the_capabilities_are_named() {
 }
 
 #[test]
+fn a_configuration_file_without_permission_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = as_nobody(&dir);
+    let config = dir.path().join("agent.yaml");
+    fs::write(&config, "interval: 1s\n").unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    refused(
+        command.arg("--config").arg(&config),
+        1,
+        &["Permission denied", "--config"],
+    );
+}
+
+/// The agent in a mount namespace of its own, where `script` has mounted something. It finds `dir` as `$1`.
+fn after_mounting(script: &str, dir: &Path, args: &[&str]) -> Command {
+    let script = format!("{script} && agent=$0 && shift && exec \"$agent\" \"$@\"");
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", &script, BINARY])
+        .arg(dir)
+        .args(args);
+    command
+}
+
+#[test]
 fn without_btf_the_kernel_option_is_named() {
     let dir = tempfile::tempdir().unwrap();
+    let (empty, short) = (dir.path().join("empty"), dir.path().join("short"));
+    fs::write(&empty, "").unwrap();
+    let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap();
+    fs::write(&short, &btf[..btf.len() / 2]).unwrap();
+    let plugins = dir.path().join("plugins");
+    let run = ["run", "--plugin-dir", plugins.to_str().unwrap()];
+    for script in [
+        "mount -t tmpfs none /sys/kernel/btf",
+        "mount --bind \"$1/empty\" /sys/kernel/btf/vmlinux",
+        "mount --bind \"$1/short\" /sys/kernel/btf/vmlinux",
+    ] {
+        let mut command = after_mounting(script, dir.path(), &run);
+        refused(&mut command, 1, &["vmlinux", "CONFIG_DEBUG_INFO_BTF"]);
+        assert!(!plugins.exists(), "{script}");
+    }
+}
+
+#[test]
+fn a_read_only_plugin_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
-    // In a mount namespace of its own, where the kernel's BTF is hidden.
-    let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" run --plugin-dir \"$1\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, BINARY, path]);
-    refused(&mut command, 1, &["CONFIG_DEBUG_INFO_BTF"]);
-    assert!(is_empty(dir.path()));
+    let read_only = "mount -t tmpfs -o ro none \"$1\"";
+    let mut run = after_mounting(read_only, dir.path(), &["run", "--plugin-dir", path]);
+    refused(&mut run, 1, &["Read-only file system", "--plugin-dir"]);
+
+    let mut check = after_mounting(read_only, dir.path(), &["check", "--plugin-dir", path]);
+    let Output { status, stdout, .. } = check.output().unwrap();
+    let table = String::from_utf8(stdout).unwrap();
+    assert_eq!(status.code(), Some(1), "{table}");
+    let row = table
+        .lines()
+        .find(|line| line.starts_with("plugin directory"))
+        .unwrap();
+    assert!(
+        row.contains("missing") && row.contains("Read-only file system"),
+        "{row}"
+    );
+}
+
+/// A real agent. Killed when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(plugin_dir: &str) -> Self {
+        let mut command = agent(&["run", "--plugin-dir", plugin_dir]);
+        Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn start_and_wait(plugin_dir: &str) -> Self {
+        let mut running = Self::start(plugin_dir);
+        wait_for("the agent to be ready", || {
+            assert_eq!(running.0.try_wait().unwrap(), None, "it needs root and BTF");
+            let mut healthcheck = agent(&["healthcheck", "--ready", "--plugin-dir", plugin_dir]);
+            healthcheck.output().unwrap().status.success()
+        });
+        running
+    }
+
+    /// The ids of the programs that it holds.
+    fn programs(&self) -> BTreeSet<u32> {
+        let id = |info: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+        };
+        fs::read_dir(format!("/proc/{}/fdinfo", self.0.id()))
+            .unwrap()
+            .filter_map(|descriptor| id(&fs::read_to_string(descriptor.ok()?.path()).ok()?))
+            .collect()
+    }
+
+    /// Sends the signal, returns the exit code.
+    #[track_caller]
+    fn signal(mut self, name: &str) -> Option<i32> {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        wait_for("the agent to end", || self.0.try_wait().unwrap().is_some());
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The kernel frees programs some time after their last user is gone.
+#[track_caller]
+fn wait_until_unloaded(programs: &BTreeSet<u32>) {
+    assert!(!programs.is_empty());
+    wait_for("the kernel to forget the agent's programs", || {
+        !aya::programs::loaded_programs()
+            .flatten()
+            .any(|program| programs.contains(&program.id()))
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_leaves_nothing_that_the_next_one_minds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let first = Running::start_and_wait(path);
+    let owner = format!("process {} ", first.0.id());
+    refused(
+        &mut agent(&["run", "--plugin-dir", path]),
+        1,
+        &[&owner, "stop it"],
+    );
+    let programs = first.programs();
+    assert_eq!(first.signal("KILL"), None);
+    wait_until_unloaded(&programs);
+    assert!(socket(&dir).exists());
+
+    let second = Running::start_and_wait(path);
+    let programs = second.programs();
+    assert_eq!(second.signal("INT"), Some(0));
+    wait_until_unloaded(&programs);
+    assert!(is_empty(dir.path()), "also what the first one left is gone");
+}
+
+#[test]
+fn an_agent_that_is_still_starting_can_be_stopped() {
+    for signal in ["TERM", "INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let starting = Running::start(dir.path().to_str().unwrap());
+        wait_for("the socket", || socket(&dir).exists());
+        assert_eq!(starting.signal(signal), Some(0), "{signal}");
+        assert!(is_empty(dir.path()), "{signal}");
+    }
 }
 
 fn check(args: &[&str]) -> (i32, Value) {

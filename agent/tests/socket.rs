@@ -267,8 +267,13 @@ async fn a_stale_socket_is_replaced() {
         dir.socket().exists(),
         "an agent that was killed leaves its socket"
     );
-    let (_socket, _listener) = PluginSocket::claim(&dir).await.unwrap();
+    let claimed = PluginSocket::claim(&dir).await.unwrap();
     UnixStream::connect(dir.socket()).unwrap();
+    drop(claimed);
+    assert!(
+        !dir.socket_dir().exists(),
+        "nor could it remove its directory; now that is done for it"
+    );
 }
 
 #[tokio::test]

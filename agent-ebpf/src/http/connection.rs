@@ -91,6 +91,17 @@ impl Connection {
         self.sent.position = sent;
     }
 
+    /// How far a sequence number is ahead of where the stream was last seen; 0 if it is behind.
+    #[inline(always)]
+    #[must_use]
+    pub fn ahead(&self, direction: Direction, position: u32) -> u32 {
+        let ahead = match direction {
+            Direction::Received => position.wrapping_sub(self.received.position),
+            Direction::Sent => position.wrapping_sub(self.sent.position),
+        };
+        if ahead < 1 << 31 { ahead } else { 0 }
+    }
+
     /// Notes that a call took the stream from sequence number `end - len` to `end`, and returns how many bytes
     /// before that no hook saw: spliced or sent from pages, or moved by a call that was missed.
     #[inline(always)]

@@ -8,7 +8,9 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::map, maps::PerCp
 
 use super::{
     connections::{self, Socket},
+    handled,
     memory::{field, kernel, user},
+    preemption,
     process::{count, lose},
     settings::setting,
 };
@@ -39,10 +41,20 @@ pub enum Program {
     TcpReceive,
     UnixSend,
     UnixReceive,
+    TcpSendAgain,
+    TcpReceiveAgain,
+    UnixSendAgain,
+    UnixReceiveAgain,
 }
 
 impl Program {
-    const COUNT: u32 = 4;
+    const COUNT: u32 = 8;
+
+    /// True for those that stand in for another (see [`super::fexit`]).
+    #[inline(always)]
+    pub fn is_stand_in(self) -> bool {
+        self as u32 >= Self::TcpSendAgain as u32
+    }
 }
 
 /// The bytes of a call in the calling task's memory.
@@ -87,15 +99,38 @@ pub fn transferred(
     transferred: u32,
     data: impl FnOnce() -> Data,
 ) {
+    preemption::disabled(|| handle(program, socket, direction, sock, transferred, data));
+}
+
+#[inline(always)]
+fn handle(
+    program: Program,
+    socket: Socket,
+    direction: Direction,
+    sock: u64,
+    transferred: u32,
+    data: impl FnOnce() -> Data,
+) {
     let Some(connection) = connections::find(sock, socket, direction, transferred) else {
         return;
     };
     if connection.is_ignored(direction) {
         return;
     }
-    if let Some(position) = connections::position(sock, socket, connection, direction) {
-        let gap = connection.move_position(direction, position, transferred);
-        unseen(direction, sock, connection, gap);
+    match connections::position(sock, socket, connection, direction) {
+        Some(position) => {
+            // Less than the call moved: it was handled, by the program that this one stands in for.
+            if connection.ahead(direction, position) < transferred {
+                return;
+            }
+            let gap = connection.move_position(direction, position, transferred);
+            unseen(direction, sock, connection, gap);
+        }
+        None => {
+            if handled::is_handled(program) {
+                return;
+            }
+        }
     }
     take(program, direction, connection, transferred, data());
 }

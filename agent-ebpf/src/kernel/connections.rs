@@ -4,9 +4,9 @@ use agent_ebpf::{
     abi::{Loss, Setting},
     http::{Connection, Direction},
 };
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::LruHashMap};
 
-use super::{memory::field, process::lose};
+use super::{memory::field, process::lose, settings::setting};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -14,6 +14,9 @@ const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
+
+/// Seconds after the programs were attached in which an unknown connection may be in the middle of a message.
+const LENIENCE: u64 = 10;
 
 /// Least recently used ones make room: those are idle, and an idle connection stands between two messages, where
 /// starting afresh loses nothing.
@@ -78,9 +81,9 @@ fn open(
         }
         let next: u32 = field(sock, Setting::TcpRcvNxt)?;
         let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
-        // Bytes the process had received before this call. A FIN counts as one more in `rcv_nxt`.
+        // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
         let before = in_all.wrapping_sub(next.wrapping_sub(received));
-        let mut connection = Connection::new(0, before == 0 || before == u32::MAX);
+        let mut connection = Connection::new(0, before <= 1);
         connection.set_positions(received, sent);
         connection
     } else {
@@ -89,7 +92,11 @@ fn open(
         } else {
             0
         };
-        Connection::new(identity, false)
+        // There are no numbers to tell by. A socket first seen some time after the programs were attached is new, or
+        // has been idle between two messages.
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000;
+        Connection::new(identity, now > u64::from(setting(Setting::AttachedAt)) + LENIENCE)
     };
     if CONNECTIONS.insert(&sock, &connection, 0).is_err() {
         lose(Loss::ConnectionsFull as u32);

@@ -1,5 +1,9 @@
 //! Hook `fentry`: BPF trampolines at the end of the protocols' send and receive functions.
 //!
+//! On a preemptible kernel a program may be interrupted by a task that makes the same call; the kernel then leaves the
+//! program out for that task (`bpf_prog->active`). So there every program has a stand-in: a second one, which finds the
+//! call handled unless the first was left out.
+//!
 //! At the end, because then the bytes are in the receiver's memory and it is known how many went; the message's
 //! iterator has moved over them and is walked back.
 
@@ -18,6 +22,7 @@ use core::arch::asm;
 use super::{
     call::{Data, Program, transferred},
     connections::{self, Socket},
+    handled,
     memory::field,
     settings::setting,
 };
@@ -30,11 +35,24 @@ pub const MSG_TRUNC: u32 = 0x20;
 /// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`
 #[fexit(function = "tcp_sendmsg")]
 pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
+    tcp_sent(Program::TcpSend, &ctx);
+    0
+}
+
+/// The stand-in of [`tcp_sendmsg`].
+#[fexit(function = "tcp_sendmsg")]
+pub fn tcp_sendmsg_again(ctx: FExitContext) -> u32 {
+    tcp_sent(Program::TcpSendAgain, &ctx);
+    0
+}
+
+#[inline(always)]
+fn tcp_sent(program: Program, ctx: &FExitContext) {
     let result: i32 = ctx.arg(3);
     if result > 0 {
         let message = ctx.arg(1);
         transferred(
-            Program::TcpSend,
+            program,
             Socket::Tcp,
             Direction::Sent,
             ctx.arg(0),
@@ -42,27 +60,39 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
             || Data::Message(message),
         );
     }
-    0
 }
 
 /// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int nonblock, int flags, int *addr_len)`;
 /// without `nonblock` since Linux 5.19, without `addr_len` since 7.1.
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
+    tcp_received(Program::TcpReceive, &ctx);
+    0
+}
+
+/// The stand-in of [`tcp_recvmsg`].
+#[fexit(function = "tcp_recvmsg")]
+pub fn tcp_recvmsg_again(ctx: FExitContext) -> u32 {
+    tcp_received(Program::TcpReceiveAgain, &ctx);
+    0
+}
+
+#[inline(always)]
+fn tcp_received(program: Program, ctx: &FExitContext) {
     let (flags, result) = match (
         setting(Setting::TcpRecvmsgFlags),
         setting(Setting::TcpRecvmsgArgs),
     ) {
-        (3, 4) => (argument::<24>(&ctx), argument::<32>(&ctx)),
-        (3, 5) => (argument::<24>(&ctx), argument::<40>(&ctx)),
-        (4, 6) => (argument::<32>(&ctx), argument::<48>(&ctx)),
-        _ => return 0,
+        (3, 4) => (argument::<24>(ctx), argument::<32>(ctx)),
+        (3, 5) => (argument::<24>(ctx), argument::<40>(ctx)),
+        (4, 6) => (argument::<32>(ctx), argument::<48>(ctx)),
+        _ => return,
     };
     let (flags, result) = (flags as u32, result as i32);
     if result > 0 && flags & MSG_PEEK == 0 {
         let message = ctx.arg(1);
         transferred(
-            Program::TcpReceive,
+            program,
             Socket::Tcp,
             Direction::Received,
             ctx.arg(0),
@@ -70,7 +100,6 @@ pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
             || received(message, flags),
         );
     }
-    0
 }
 
 /// The argument at a byte offset. In assembly, because the compiler would merge the ways that lead here and add the
@@ -89,13 +118,33 @@ fn argument<const OFFSET: i32>(ctx: &FExitContext) -> u64 {
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
+    unix_sent(Program::UnixSend, &ctx);
+    0
+}
+
+/// The stand-in of [`unix_stream_sendmsg`].
+#[fexit(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_again(ctx: FExitContext) -> u32 {
+    unix_sent(Program::UnixSendAgain, &ctx);
+    0
+}
+
+/// Before [`unix_stream_sendmsg`] and its stand-in.
+#[fentry(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
+    handled::forget();
+    0
+}
+
+#[inline(always)]
+fn unix_sent(program: Program, ctx: &FExitContext) {
     let result: i32 = ctx.arg(3);
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
         transferred(
-            Program::UnixSend,
+            program,
             Socket::Unix,
             Direction::Sent,
             sock,
@@ -103,12 +152,31 @@ pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
             || Data::Message(message),
         );
     }
-    0
 }
 
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
+    unix_received(Program::UnixReceive, &ctx);
+    0
+}
+
+/// The stand-in of [`unix_stream_recvmsg`].
+#[fexit(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_again(ctx: FExitContext) -> u32 {
+    unix_received(Program::UnixReceiveAgain, &ctx);
+    0
+}
+
+/// Before [`unix_stream_recvmsg`] and its stand-in.
+#[fentry(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
+    handled::forget();
+    0
+}
+
+#[inline(always)]
+fn unix_received(program: Program, ctx: &FExitContext) {
     let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
     if result > 0
         && flags & MSG_PEEK == 0
@@ -116,7 +184,7 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
     {
         let message = ctx.arg(1);
         transferred(
-            Program::UnixReceive,
+            program,
             Socket::Unix,
             Direction::Received,
             sock,
@@ -124,11 +192,28 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
             || Data::Message(message),
         );
     }
+}
+
+/// `int tcp_sendpage(struct sock *sk, struct page *page, int offset, size_t size, int flags)`, until Linux 6.4: bytes
+/// that are in no user memory.
+#[fexit(function = "tcp_sendpage")]
+pub fn tcp_sendpage(ctx: FExitContext) -> u32 {
+    let result: i32 = ctx.arg(5);
+    if result > 0 {
+        transferred(
+            Program::TcpSend,
+            Socket::Tcp,
+            Direction::Sent,
+            ctx.arg(0),
+            result as u32,
+            || Data::Unreadable(Loss::UnreadablePages),
+        );
+    }
     0
 }
 
 /// `ssize_t unix_stream_sendpage(struct socket *socket, struct page *page, int offset, size_t size, int flags)`,
-/// until Linux 6.4: bytes that are in no user memory. For TCP its sequence numbers tell of them.
+/// until Linux 6.4: bytes that are in no user memory.
 #[fexit(function = "unix_stream_sendpage")]
 pub fn unix_stream_sendpage(ctx: FExitContext) -> u32 {
     pages(Program::UnixSend, Direction::Sent, &ctx);
@@ -145,6 +230,8 @@ pub fn unix_stream_splice_read(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
+    // These have no stand-ins, and nothing that runs when they begin.
+    handled::forget();
     let result: i32 = ctx.arg(5);
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)

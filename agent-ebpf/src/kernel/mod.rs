@@ -6,8 +6,10 @@
 mod call;
 mod connections;
 mod fexit;
+mod handled;
 mod kprobe;
 mod memory;
+mod preemption;
 mod process;
 mod registers;
 mod settings;

@@ -38,10 +38,23 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 /// `sock_send_length(struct sock *sk, int ret, int flags)`
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
+    sent(Program::TcpSend, &ctx);
+    0
+}
+
+/// The stand-in of [`sock_send_length`] (see [`super::fexit`]): since Linux 7.0 tracepoints may be interrupted too.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn sock_send_length_again(ctx: RawTracePointContext) -> i32 {
+    sent(Program::TcpSendAgain, &ctx);
+    0
+}
+
+#[inline(always)]
+fn sent(program: Program, ctx: &RawTracePointContext) {
     let result: i32 = ctx.arg(1);
     if result > 0 {
         transferred(
-            Program::TcpSend,
+            program,
             Socket::Any,
             Direction::Sent,
             ctx.arg(0),
@@ -49,17 +62,29 @@ pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
             || current_call_data(syscall::SENT),
         );
     }
-    0
 }
 
 /// `sock_recv_length(struct sock *sk, int ret, int flags)`
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
+    was_received(Program::TcpReceive, &ctx);
+    0
+}
+
+/// The stand-in of [`sock_recv_length`].
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn sock_recv_length_again(ctx: RawTracePointContext) -> i32 {
+    was_received(Program::TcpReceiveAgain, &ctx);
+    0
+}
+
+#[inline(always)]
+fn was_received(program: Program, ctx: &RawTracePointContext) {
     let result: i32 = ctx.arg(1);
     let flags: u32 = ctx.arg(2);
     if result > 0 && flags & MSG_PEEK == 0 {
         transferred(
-            Program::TcpReceive,
+            program,
             Socket::Any,
             Direction::Received,
             ctx.arg(0),
@@ -73,7 +98,6 @@ pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
             },
         );
     }
-    0
 }
 
 /// The second halves of [`sys_exit`], by direction: 0 received, 1 sent. Each is as large as the verifier allows.
@@ -173,7 +197,7 @@ fn data(call: &SystemCall, description: u8) -> Data {
 
 /// The `struct sock` behind a descriptor of the current task, if it is a socket: what `fget` and
 /// `sock_from_file` do. The descriptor may have been closed by another thread since; then this finds nothing or
-/// another socket, whose sequence numbers will not fit.
+/// another socket, whose sequence numbers tell that nothing moved.
 #[inline(always)]
 fn descriptor_sock(descriptor: u32) -> Option<u64> {
     let task = unsafe { bpf_get_current_task() };

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 mod btf;
 mod counters;
+mod object;
 mod preflight;
 mod probes;
 mod settings;
@@ -22,7 +23,7 @@ pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
 pub enum Hook {
     /// `fexit` on the protocols' send and receive functions: the cheapest. Needs BTF and BPF trampolines.
     Fentry,
-    /// `kprobe` and `kretprobe` on the same functions. Needs `CONFIG_KPROBES`.
+    /// `kprobe` on the same functions and on `release_sock`. Needs `CONFIG_KPROBES`.
     Kprobe,
     /// Raw tracepoints `sock_send_length` and `sock_recv_length`, or `sys_exit` before Linux 6.3. Needs neither.
     Tracepoint,

@@ -81,18 +81,29 @@ fn check(what: &str, state: CheckState, detail: impl Into<String>) -> Check {
     }
 }
 
-fn kernel_check(release: &str) -> Check {
+/// Major and minor version of the running kernel.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
+    let release = kernel_release();
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) < (5, 10) => check(
-            "kernel",
-            CheckState::Warning,
-            format!("{release}: older than 5.10, the oldest that is tested; counting may be refused"),
-        ),
-        _ => check("kernel", CheckState::Ok, release),
+        .map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn kernel_release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn kernel_check(release: &str) -> Check {
+    if kernel_version() < Some((5, 10)) {
+        let detail =
+            format!("{release}: older than 5.10, the oldest that is tested; counting may be refused");
+        return check("kernel", CheckState::Warning, detail);
     }
+    check("kernel", CheckState::Ok, release)
 }
 
 fn btf_check() -> Check {

@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsFd as _};
 
-use agent_ebpf::abi::{globals, maps};
+use agent_ebpf::abi::{Setting, globals, maps, stand_ins};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, MapError, ProgramArray},
@@ -14,7 +14,9 @@ use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses,
     btf::{Btf, BtfError},
     counters,
-    settings::{Settings, SettingsError, settings, syscalls},
+    object::{self, OBJECT, PreemptionCalls},
+    preflight,
+    settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
 };
 
 /// `ENOTSUPP` (include/linux/errno.h): the kernel's own, not for user space, but it gets here.
@@ -22,14 +24,6 @@ const ENOTSUPP: i32 = 524;
 
 /// Functions that are hooked where they exist. Linux 6.5 replaced `sendpage` by `MSG_SPLICE_PAGES` (dc97391e6610).
 const OPTIONAL_FUNCTIONS: [&str; 3] = ["tcp_sendpage", "unix_stream_sendpage", "unix_stream_splice_read"];
-
-/// The programs, compiled by the build script.
-#[cfg(not(bpf_stub))]
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http-statistics"));
-
-/// Nothing: the build script found no BPF toolchain.
-#[cfg(bpf_stub)]
-static OBJECT: &[u8] = &[];
 
 /// Why the programs are not in the kernel.
 #[derive(Debug, Error)]
@@ -268,6 +262,10 @@ fn unreadable(map: &'static str, error: &MapError) -> Error {
 pub(super) struct Kernel {
     settings: Settings,
     has_sock_length_tracepoints: bool,
+    is_preemptible: bool,
+    preemption: Option<PreemptionCalls>,
+    /// Since Linux 7.0 a tracepoint's callbacks run with preemption enabled.
+    has_preemptible_tracepoints: bool,
     /// Functions of [`OPTIONAL_FUNCTIONS`] that this kernel has.
     functions: Vec<&'static str>,
 }
@@ -285,12 +283,18 @@ impl Kernel {
             };
             Error::NoBtf { error: cause }
         })?;
-        if !super::preflight::may_load_programs() {
+        if !preflight::may_load_programs() {
             return Err(Error::NotPermitted);
         }
         Ok(Self {
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
+            is_preemptible: is_preemptible(),
+            preemption: btf
+                .function("bpf_preempt_disable")
+                .zip(btf.function("bpf_preempt_enable"))
+                .map(|(disable, enable)| PreemptionCalls { disable, enable }),
+            has_preemptible_tracepoints: preflight::kernel_version() >= Some((6, 19)),
             functions: OPTIONAL_FUNCTIONS
                 .into_iter()
                 .filter(|name| btf.parameters(name).is_some())
@@ -301,11 +305,11 @@ impl Kernel {
     /// Loads and attaches all programs of one hook.
     pub(super) fn attach(&self, hook: Hook) -> Result<Ebpf, AttachError> {
         let mut ebpf = self.load(hook)?;
-        let attachments = self.attachments(hook);
-        load_programs(&mut ebpf, hook, &attachments)?;
-        connect_sys_exit(&mut ebpf)?;
-        for Attachment { program, to } in attachments {
+        let btf = kernel_btf(hook)?;
+        for Attachment { program, to } in self.attachments(hook) {
+            load_program(&mut ebpf, btf.as_ref(), program, to)?;
             let Some(to) = to else { continue };
+            connect_sys_exit(&mut ebpf)?;
             let attached = match program_mut(&mut ebpf, program)? {
                 Program::FExit(program) => program.attach().map(drop),
                 Program::FEntry(program) => program.attach().map(drop),
@@ -322,17 +326,36 @@ impl Kernel {
     fn load(&self, hook: Hook) -> Result<Ebpf, AttachError> {
         raise_memlock_limit();
         let calls = syscalls();
+        let mut settings = self.settings;
+        let stand_ins = self.stand_ins(hook);
+        settings[Setting::StandIns as usize] = stand_ins;
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global(globals::SETTINGS, &self.settings[..], true)
+            .override_global(globals::SETTINGS, &settings[..], true)
             .override_global(globals::SYSCALLS, &calls[..], true);
         if hook != Hook::Kprobe {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
         }
-        Ok(loader.load(OBJECT)?)
+        if stand_ins == stand_ins::NONE {
+            loader.map_max_entries(maps::HANDLED, 1);
+        }
+        // Where nothing interrupts the programs there is nothing to keep out.
+        let preemption = self.preemption.filter(|_| stand_ins != stand_ins::NONE);
+        Ok(loader.load(&object::with_calls(preemption))?)
+    }
+
+    /// Whether a hook's programs need stand-ins: where they may be interrupted, and so left out for another task.
+    fn stand_ins(&self, hook: Hook) -> u32 {
+        match hook {
+            Hook::Fentry if self.is_preemptible => stand_ins::ANY_ORDER,
+            // Callbacks of a tracepoint run in the order in which they were attached (`func_add`, kernel/tracepoint.c).
+            Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => stand_ins::SECOND,
+            // Kprobes, and tracepoints before Linux 7.0, run with preemption disabled.
+            _ => stand_ins::NONE,
+        }
     }
 
     /// The programs of a hook on this kernel. What takes stock of a call comes before what begins one.
@@ -343,11 +366,20 @@ impl Kernel {
                 ("tcp_recvmsg", "tcp_recvmsg"),
                 ("unix_stream_sendmsg", "unix_stream_sendmsg"),
                 ("unix_stream_recvmsg", "unix_stream_recvmsg"),
+                ("tcp_sendpage", "tcp_sendpage"),
                 ("unix_stream_sendpage", "unix_stream_sendpage"),
                 ("unix_stream_splice_read", "unix_stream_splice_read"),
                 ("unix_release", "unix_release"),
+                ("tcp_sendmsg_again", "tcp_sendmsg"),
+                ("tcp_recvmsg_again", "tcp_recvmsg"),
+                ("unix_stream_sendmsg_again", "unix_stream_sendmsg"),
+                ("unix_stream_recvmsg_again", "unix_stream_recvmsg"),
+                ("unix_stream_sendmsg_begin", "unix_stream_sendmsg"),
+                ("unix_stream_recvmsg_begin", "unix_stream_recvmsg"),
             ],
+            // The smallest first: where kprobes cannot be attached, that shows before the large ones are loaded.
             Hook::Kprobe => &[
+                ("unix_release_entry", "unix_release"),
                 ("release_sock_send", "release_sock"),
                 ("release_sock_receive", "release_sock"),
                 ("tcp_sendmsg_entry", "tcp_sendmsg"),
@@ -360,11 +392,12 @@ impl Kernel {
                 ("unix_stream_read_actor_entry", "unix_stream_read_actor"),
                 ("unix_stream_sendpage_return", "unix_stream_sendpage"),
                 ("unix_stream_sendpage_entry", "unix_stream_sendpage"),
-                ("unix_release_entry", "unix_release"),
             ],
             Hook::Tracepoint if self.has_sock_length_tracepoints => &[
                 ("sock_send_length", "sock_send_length"),
                 ("sock_recv_length", "sock_recv_length"),
+                ("sock_send_length_again", "sock_send_length"),
+                ("sock_recv_length_again", "sock_recv_length"),
             ],
             Hook::Tracepoint => &[
                 ("sys_exit_receive", ""),
@@ -372,9 +405,11 @@ impl Kernel {
                 ("sys_exit", "sys_exit"),
             ],
         };
+        let stand_ins = self.stand_ins(hook) != stand_ins::NONE;
         attachments
             .iter()
             .chain(&[("tcp_destroy_sock", "tcp_destroy_sock")])
+            .filter(|(program, _)| stand_ins || !(program.ends_with("_again") || program.ends_with("_begin")))
             .filter(|(_, to)| !OPTIONAL_FUNCTIONS.contains(to) || self.functions.contains(to))
             .map(|(program, to)| Attachment {
                 program,
@@ -402,11 +437,12 @@ pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
         reason: reason(hook, &error),
     };
     let mut ebpf = kernel.load(hook).map_err(refused)?;
-    let attachments = kernel.attachments(hook);
-    load_programs(&mut ebpf, hook, &attachments).map_err(refused)?;
-    attachments
+    let btf = kernel_btf(hook).map_err(refused)?;
+    kernel
+        .attachments(hook)
         .into_iter()
-        .map(|Attachment { program, .. }| {
+        .map(|Attachment { program, to }| {
+            load_program(&mut ebpf, btf.as_ref(), program, to).map_err(refused)?;
             let loaded = program_mut(&mut ebpf, program).map_err(refused)?;
             let info = loaded
                 .info()
@@ -416,24 +452,29 @@ pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
         .collect()
 }
 
-fn load_programs(ebpf: &mut Ebpf, hook: Hook, attachments: &[Attachment]) -> Result<(), AttachError> {
-    // Tens of megabytes while it lives: read only where needed.
-    let btf = if hook == Hook::Fentry {
+/// The kernel's type information as `aya` reads it, if the hook needs that: it takes tens of megabytes while it lives.
+fn kernel_btf(hook: Hook) -> Result<Option<AyaBtf>, AttachError> {
+    Ok(if hook == Hook::Fentry {
         Some(AyaBtf::from_sys_fs()?)
     } else {
         None
+    })
+}
+
+fn load_program(
+    ebpf: &mut Ebpf,
+    btf: Option<&AyaBtf>,
+    program: &'static str,
+    to: Option<&str>,
+) -> Result<(), AttachError> {
+    let loaded = match (program_mut(ebpf, program)?, btf, to) {
+        (Program::FExit(program), Some(btf), Some(to)) => program.load(to, btf),
+        (Program::FEntry(program), Some(btf), Some(to)) => program.load(to, btf),
+        (Program::KProbe(program), _, _) => program.load(),
+        (Program::RawTracePoint(program), _, _) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
     };
-    for Attachment { program, to } in attachments {
-        let loaded = match (program_mut(ebpf, program)?, &btf, to) {
-            (Program::FExit(program), Some(btf), Some(to)) => program.load(to, btf),
-            (Program::FEntry(program), Some(btf), Some(to)) => program.load(to, btf),
-            (Program::KProbe(program), _, _) => program.load(),
-            (Program::RawTracePoint(program), _, _) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        };
-        loaded.map_err(|error| AttachError::Program { program, error })?;
-    }
-    Ok(())
+    loaded.map_err(|error| AttachError::Program { program, error })
 }
 
 /// Tells `sys_exit` where its second halves are, if they are loaded.

@@ -137,11 +137,31 @@ pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
             });
         }
     }
+    set(Setting::AttachedAt, seconds_since_boot());
     set(
         Setting::PidNamespace,
         pid_namespace().map_err(SettingsError::PidNamespace)?,
     );
     Ok(settings)
+}
+
+/// The time that `bpf_ktime_get_boot_ns` tells, in seconds.
+fn seconds_since_boot() -> u32 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live `timespec`.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    u32::try_from(time.tv_sec).unwrap_or(u32::MAX)
+}
+
+/// True if the kernel may take the CPU from a task inside the kernel, as far as it tells: `PREEMPT` in its version,
+/// and no milder mode chosen at boot (`preempt=`), where that can be read.
+pub(super) fn is_preemptible() -> bool {
+    let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
+    let mode = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
+    version.contains("PREEMPT") && !mode.contains("(none)") && !mode.contains("(voluntary)")
 }
 
 /// Inode number of this process's PID namespace, 0 if it is the initial one.

@@ -1,7 +1,8 @@
 //! Whether an agent can run here.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::Serialize;
@@ -107,7 +108,7 @@ pub(super) async fn check(settings: &Settings) -> Check {
 }
 
 async fn plugin_dir(dir: &PluginDir) -> Row {
-    let (state, detail) = match (SocketState::of(&dir.socket()).await, writable(dir.path())) {
+    let (state, detail) = match (SocketState::of(&dir.socket()).await, writable(&dir.socket_dir())) {
         (Err(error), _) => (State::Missing, error.to_string()),
         (Ok(SocketState::Live(pid)), _) => {
             let agent = pid.map_or_else(
@@ -145,28 +146,30 @@ async fn plugin_dir(dir: &PluginDir) -> Row {
     }
 }
 
-/// Whether the directory, or the nearest that exists above it, may be written to.
+/// Whether the directory, or the nearest that exists above it, may be written to: by opening a file without a name,
+/// which leaves nothing, and knows of capabilities, access lists and read-only mounts.
 fn writable(dir: &Path) -> Result<(), String> {
-    let Some((nearest, metadata)) = dir
-        .ancestors()
-        .find_map(|path| fs::metadata(path).ok().map(|metadata| (path, metadata)))
-    else {
+    let Some(nearest) = dir.ancestors().find(|path| path.exists()) else {
         return Err(format!("{}: not found", dir.display()));
     };
-    if !metadata.is_dir() {
-        return Err(format!(
-            "{} is no directory: remove it, or set --plugin-dir",
-            nearest.display()
-        ));
-    }
-    let user = fs::metadata("/proc/self").map_or(0, |process| process.uid());
-    let may_write = user == 0 || metadata.mode() & 0o002 != 0 || metadata.uid() == user;
-    if may_write {
-        Ok(())
-    } else {
-        Err(format!(
-            "{} is not writable for user {user}: run as root (sudo), or set --plugin-dir",
-            nearest.display()
-        ))
+    let opened = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(nearest);
+    match opened {
+        Ok(_) => Ok(()),
+        // It may be written to, but has no files without names.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        Err(error) => {
+            let fix = match error.kind() {
+                ErrorKind::NotADirectory => "remove it, or set --plugin-dir",
+                ErrorKind::PermissionDenied => "run as root (sudo), or set --plugin-dir",
+                _ => "set --plugin-dir",
+            };
+            Err(format!(
+                "{} cannot be written to: {error}: {fix}",
+                nearest.display()
+            ))
+        }
     }
 }

@@ -207,7 +207,10 @@ impl PluginSocket {
         let dir = plugin_dir.socket_dir();
         dirs.create(plugin_dir.path(), 0o755)?;
         dirs.create(&dir, 0o700)?;
-        let lock = lock(&dir).map_err(|cause| SocketError::UseDir { path: dir, cause })?;
+        let lock = lock(&dir).map_err(|cause| SocketError::UseDir {
+            path: dir.clone(),
+            cause,
+        })?;
 
         let path = plugin_dir.socket();
         let listen_error = |cause| SocketError::Listen {
@@ -216,7 +219,11 @@ impl PluginSocket {
         };
         match SocketState::of(&path).await? {
             SocketState::Live(pid) => return Err(SocketError::InUse { path, pid }),
-            SocketState::Stale => fs::remove_file(&path).map_err(listen_error)?,
+            SocketState::Stale => {
+                fs::remove_file(&path).map_err(listen_error)?;
+                // Who left its socket could not remove its directory either. Now it is ours to remove.
+                dirs.0.push(dir);
+            }
             SocketState::Absent => {}
         }
         let listener = UnixListener::bind(&path).map_err(listen_error)?;
