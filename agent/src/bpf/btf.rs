@@ -238,3 +238,49 @@ fn rest_len(found: &Type) -> Result<usize, BtfError> {
         _ => 0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_is_understood() {
+        let btf = Btf::of_kernel().unwrap();
+        assert_eq!(
+            btf.offset("sock", "__sk_common.skc_family"),
+            Some(16),
+            "in a union of a structure of a structure"
+        );
+        assert_eq!(btf.offset("upid", "nr"), Some(0));
+        assert_eq!(btf.size("upid"), Some(16));
+        assert_eq!(btf.parameters("tcp_sendmsg").unwrap(), ["sk", "msg", "size"]);
+        assert_eq!(
+            btf.enumerator("iter_type", "ITER_IOVEC").is_some(),
+            btf.enumerator("iter_type", "ITER_KVEC").is_some()
+        );
+        assert!(btf.has_tracepoint("tcp_destroy_sock"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let btf = Btf::of_kernel().unwrap();
+        assert_eq!(btf.offset("sock", "no_such_field"), None);
+        assert_eq!(btf.offset("no_such_structure", "nr"), None);
+        assert_eq!(btf.offset("upid", "nr.inside_a_number"), None);
+        assert_eq!(btf.parameters("no_such_function"), None);
+        assert!(!btf.has_tracepoint("no_such_tracepoint"));
+    }
+
+    #[test]
+    fn damaged_type_information_is_refused() {
+        let whole = fs::read(VMLINUX).unwrap();
+        for len in [0, 1, 3, 8, 23, 24, 100, whole.len() / 2, whole.len() - 1] {
+            assert!(
+                Btf::parse(whole[..len].to_vec()).is_err(),
+                "{len} bytes of {}",
+                whole.len()
+            );
+        }
+        assert!(Btf::parse(vec![0xff; 4096]).is_err());
+    }
+}

@@ -10,6 +10,7 @@ mod btf;
 mod counters;
 mod object;
 mod preflight;
+mod priority;
 mod probes;
 mod settings;
 

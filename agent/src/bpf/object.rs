@@ -59,3 +59,34 @@ fn encode(code: u8, source: u8, immediate: u32) -> [u8; 8] {
     let [a, b, c, d] = immediate.to_ne_bytes();
     [code, registers, 0, 0, a, b, c, d]
 }
+
+#[cfg(all(test, not(bpf_stub)))]
+mod tests {
+    use super::*;
+
+    fn count(object: &[u8], instruction: [u8; 8]) -> usize {
+        object
+            .chunks_exact(8)
+            .filter(|found| *found == instruction)
+            .count()
+    }
+
+    #[test]
+    fn every_call_of_a_kernel_function_is_replaced() {
+        let placeholder = encode(CALL, 0, calls::PREEMPT_DISABLE.cast_unsigned());
+        let calls = count(OBJECT, placeholder);
+        assert!(calls > 0);
+
+        let real = with_calls(Some(PreemptionCalls {
+            disable: 4711,
+            enable: 4712,
+        }));
+        assert_eq!(count(&real, placeholder), 0);
+        assert_eq!(count(&real, encode(CALL, PSEUDO_KFUNC_CALL, 4711)), calls);
+        assert!(count(&real, encode(CALL, PSEUDO_KFUNC_CALL, 4712)) >= calls);
+
+        let without = with_calls(None);
+        assert_eq!(count(&without, placeholder), 0);
+        assert_eq!(without.len(), OBJECT.len());
+    }
+}

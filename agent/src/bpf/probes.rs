@@ -16,6 +16,7 @@ use super::{
     counters,
     object::{self, OBJECT, PreemptionCalls},
     preflight,
+    priority::RealTime,
     settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
 };
 
@@ -179,6 +180,7 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to read the map.
     pub fn counters(&mut self) -> Result<Vec<Counter>, Error> {
+        let _uninterrupted = self.uninterrupted();
         let map = self.counter_map()?;
         counters::read(map.fd().as_fd()).map_err(|source| Error::Read {
             map: maps::COUNTERS,
@@ -191,6 +193,7 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses; a counter that is not there is no error.
     pub fn forget(&mut self, keys: &[CounterKey]) -> Result<(), Error> {
+        let _uninterrupted = self.uninterrupted();
         let mut map: HashMap<_, Key, u64> =
             HashMap::try_from(self.counter_map_mut()?).map_err(|error| unreadable(maps::COUNTERS, &error))?;
         for key in keys {
@@ -209,6 +212,7 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to read the map.
     pub fn losses(&mut self) -> Result<Losses, Error> {
+        let _uninterrupted = self.uninterrupted();
         let map = self.ebpf.map(maps::LOSSES).ok_or_else(|| missing(maps::LOSSES))?;
         let map: Array<_, u64> = Array::try_from(map).map_err(|error| unreadable(maps::LOSSES, &error))?;
         let mut losses = Losses::default();
@@ -219,6 +223,13 @@ impl Probes {
             losses.0[cause as usize] = value;
         }
         Ok(losses)
+    }
+
+    fn uninterrupted(&self) -> RealTime {
+        match self.hook {
+            Hook::Kprobe => RealTime::take(),
+            Hook::Fentry | Hook::Tracepoint => RealTime::not_needed(),
+        }
     }
 
     fn counter_map(&self) -> Result<&MapData, Error> {
@@ -559,5 +570,78 @@ fn release_memory() {
     // SAFETY: no arguments that could be wrong.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_the_verifiers_last_words() {
+        assert_eq!(last_words("no such thing"), "no such thing");
+        let log = "refused: log:\n0: R1=ctx()\n\nR2 !read_ok\nverification time 3 usec\nstack depth 0\nprocessed 1 insns\n";
+        assert_eq!(last_words(log), "refused: log: … R2 !read_ok");
+    }
+
+    #[test]
+    fn functions_that_the_kernel_does_not_have_are_not_attached() {
+        let kernel = Kernel {
+            settings: [0; Setting::COUNT],
+            has_sock_length_tracepoints: true,
+            is_preemptible: false,
+            preemption: None,
+            has_preemptible_tracepoints: false,
+            functions: vec!["unix_stream_splice_read"],
+        };
+        let names = |hook| {
+            kernel
+                .attachments(hook)
+                .into_iter()
+                .map(|attachment| attachment.program)
+                .collect::<Vec<_>>()
+        };
+        let fentry = names(Hook::Fentry);
+        assert!(
+            fentry.contains(&"unix_stream_splice_read") && fentry.contains(&"tcp_destroy_sock"),
+            "{fentry:?}"
+        );
+        assert!(
+            !fentry
+                .iter()
+                .any(|name| name.ends_with("sendpage") || name.ends_with("_again")),
+            "{fentry:?}"
+        );
+        assert_eq!(
+            names(Hook::Tracepoint),
+            ["sock_send_length", "sock_recv_length", "tcp_destroy_sock"]
+        );
+    }
+
+    #[test]
+    fn preemptible_kernels_get_stand_ins_where_programs_may_be_interrupted() {
+        let kernel = Kernel {
+            settings: [0; Setting::COUNT],
+            has_sock_length_tracepoints: true,
+            is_preemptible: true,
+            preemption: None,
+            has_preemptible_tracepoints: false,
+            functions: vec![],
+        };
+        let has_stand_ins = |kernel: &Kernel, hook| {
+            kernel
+                .attachments(hook)
+                .iter()
+                .any(|attachment| attachment.program.ends_with("_again"))
+        };
+        assert!(has_stand_ins(&kernel, Hook::Fentry));
+        assert!(!has_stand_ins(&kernel, Hook::Tracepoint) && !has_stand_ins(&kernel, Hook::Kprobe));
+        assert!(has_stand_ins(
+            &Kernel {
+                has_preemptible_tracepoints: true,
+                ..kernel
+            },
+            Hook::Tracepoint
+        ));
     }
 }
