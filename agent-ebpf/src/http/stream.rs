@@ -471,12 +471,6 @@ fn method(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
         return Event::NONE;
     }
     if byte != b' ' {
-        if byte == b'/' && stream.progress == 4 && stream.a == 0x4854_5450 && connection.is_new() {
-            // `HTTP/`: who receives a response is a client, however the connection was found.
-            connection.received.enter(stage::REJECTED);
-            connection.sent.enter(stage::REJECTED);
-            return Event::NONE;
-        }
         return Event::MISMATCH;
     }
     let (name, len) = (stream.a, stream.progress);
