@@ -54,15 +54,11 @@ fn totals_agree(hook: &str, connections: usize, requests: usize) {
     // Not only for a moment: what is counted twice may come late.
     thread::sleep(SETTLED);
     let totals = agent.totals();
+    // Both at once: what was lost tells why the totals differ.
     assert_eq!(
-        seen(&totals),
-        expected,
-        "{hook}, {connections} connections: the agent (left) and nginx's log (right)"
-    );
-    assert_eq!(
-        totals.losses(),
-        Vec::<String>::new(),
-        "{hook}, {connections} connections: losses"
+        (seen(&totals), totals.losses()),
+        (expected, Vec::new()),
+        "{hook}, {connections} connections: the agent with its losses (left) and nginx's log (right)"
     );
 
     // Only servers count: not the clients, which are threads of this process, and not nginx's master.

@@ -43,9 +43,11 @@ pub struct Connection {
     pub(super) sent: Stream,
     /// Methods of the outstanding requests: a ring of [`PIPELINE`] times two bits.
     methods: u64,
-    /// Tells two sockets apart that had the same address one after the other, where the hook cannot see the first
-    /// one go; 0 where it can.
-    pub identity: u64,
+    /// Tells two sockets apart that had the same address one after the other.
+    pub identity: u32,
+    /// 1 if the connection has sequence numbers.
+    has_positions: u8,
+    reserved: [u8; 3],
     /// Requests received, modulo 2^16.
     pushed: u16,
     /// Final responses sent, modulo 2^16.
@@ -65,7 +67,7 @@ impl Connection {
     /// A connection first seen now: `seen_from_start` tells whether this is its first byte.
     #[inline(always)]
     #[must_use]
-    pub fn new(identity: u64, seen_from_start: bool) -> Self {
+    pub fn new(identity: u32, seen_from_start: bool) -> Self {
         Self {
             identity,
             seen_from_start: u8::from(seen_from_start),
@@ -89,6 +91,14 @@ impl Connection {
     pub fn set_positions(&mut self, received: u32, sent: u32) {
         self.received.position = received;
         self.sent.position = sent;
+        self.has_positions = 1;
+    }
+
+    /// True if [`Self::set_positions`] was called: the connection is TCP.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_positions(&self) -> bool {
+        self.has_positions == 1
     }
 
     /// How far a sequence number is ahead of where the stream was last seen; 0 if it is behind.

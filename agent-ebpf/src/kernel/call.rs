@@ -117,7 +117,7 @@ fn handle(
     if connection.is_ignored(direction) {
         return;
     }
-    match connections::position(sock, socket, connection, direction) {
+    match connections::position(sock, connection, direction) {
         Some(position) => {
             // Less than the call moved: it was handled, by the program that this one stands in for.
             if connection.ahead(direction, position) < transferred {
@@ -139,11 +139,11 @@ fn handle(
 /// the last `transferred` are where `data` says.
 #[inline(always)]
 pub fn moved(program: Program, direction: Direction, sock: u64, transferred: u32, data: Data) -> Option<()> {
-    let connection = connections::known(sock)?;
+    let connection = connections::seen(sock)?;
     if connection.is_ignored(direction) {
         return None;
     }
-    let position = connections::position(sock, Socket::Tcp, connection, direction)?;
+    let position = connections::position(sock, connection, direction)?;
     let ahead = connection.move_position(direction, position, 0);
     // More than went cannot have been moved: then what `data` says is of another call.
     let transferred = if transferred <= ahead { transferred } else { 0 };

@@ -28,9 +28,9 @@ static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(6
 pub enum Socket {
     /// TCP over IPv4 or IPv6.
     Tcp,
-    /// A unix stream socket whose end the hook sees too.
+    /// A unix stream socket.
     Unix,
-    /// Any; one that is not TCP may go without being seen.
+    /// Any.
     Any,
 }
 
@@ -43,26 +43,29 @@ pub fn find(
     direction: Direction,
     transferred: u32,
 ) -> Option<&'static mut Connection> {
-    if let Some(connection) = known(sock)
-        && (socket != Socket::Any || connection.identity == 0 || connection.identity == inode_number(sock)?)
-    {
-        return Some(connection);
-    }
-    open(sock, socket, direction, transferred)
+    let identity = inode_number(sock)?;
+    known(sock, identity).or_else(|| open(sock, identity, socket, direction, transferred))
 }
 
-/// The connection of a socket, if it was seen before.
+/// The connection of a TCP socket, if it was seen before.
 #[inline(always)]
-pub fn known(sock: u64) -> Option<&'static mut Connection> {
+pub fn seen(sock: u64) -> Option<&'static mut Connection> {
+    known(sock, inode_number(sock)?)
+}
+
+/// The connection that is known by this address, if it is the same one: the program that sees sockets go may have
+/// been left out ([`super::fexit`]), and their memory is soon another socket's.
+#[inline(always)]
+fn known(sock: u64, identity: u32) -> Option<&'static mut Connection> {
     // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
-    CONNECTIONS
-        .get_ptr_mut(&sock)
-        .map(|connection| unsafe { &mut *connection })
+    let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(&sock)? };
+    (connection.identity == identity).then_some(connection)
 }
 
 #[inline(never)]
 fn open(
     sock: u64,
+    identity: u32,
     socket: Socket,
     direction: Direction,
     transferred: u32,
@@ -83,15 +86,10 @@ fn open(
         let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
         // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
         let before = in_all.wrapping_sub(next.wrapping_sub(received));
-        let mut connection = Connection::new(0, before <= 1);
+        let mut connection = Connection::new(identity, before <= 1);
         connection.set_positions(received, sent);
         connection
     } else {
-        let identity = if socket == Socket::Any {
-            inode_number(sock)?
-        } else {
-            0
-        };
         // There are no numbers to tell by. A socket first seen some time after the programs were attached is new, or
         // has been idle between two messages.
         // SAFETY: no arguments.
@@ -102,13 +100,13 @@ fn open(
         lose(Loss::ConnectionsFull as u32);
         return None;
     }
-    known(sock)
+    known(sock, identity)
 }
 
 /// The TCP sequence number after the last byte that went in `direction`, if the socket has one.
 #[inline(always)]
-pub fn position(sock: u64, socket: Socket, connection: &Connection, direction: Direction) -> Option<u32> {
-    if socket == Socket::Unix || (socket == Socket::Any && connection.identity != 0) {
+pub fn position(sock: u64, connection: &Connection, direction: Direction) -> Option<u32> {
+    if !connection.has_positions() {
         return None;
     }
     match direction {
@@ -151,8 +149,9 @@ fn is_tcp(sock: u64) -> Option<bool> {
     }
 }
 
-/// The inode number of the socket in the socket file system: unique among the sockets there are.
+/// The inode number of the socket in the socket file system: unique among the sockets there are (`get_next_ino`, 32
+/// bits). Nothing for a socket that no descriptor leads to any more.
 #[inline(always)]
-fn inode_number(sock: u64) -> Option<u64> {
+fn inode_number(sock: u64) -> Option<u32> {
     field(field(sock, Setting::SockSocket)?, Setting::SocketInodeNumber)
 }
