@@ -17,6 +17,14 @@ pub mod maps {
     pub const HANDLED: &str = "HANDLED";
     /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
     pub const SYS_EXIT: &str = "SYS_EXIT";
+    /// Program arrays: the programs that read what went over sockets; 0 the program, 1 its stand-in.
+    pub const TCP_SEND: &str = "TCP_SEND";
+    /// See [`TCP_SEND`].
+    pub const TCP_RECEIVE: &str = "TCP_RECEIVE";
+    /// See [`TCP_SEND`].
+    pub const UNIX_SEND: &str = "UNIX_SEND";
+    /// See [`TCP_SEND`].
+    pub const UNIX_RECEIVE: &str = "UNIX_RECEIVE";
 }
 
 /// Value of [`CounterKey::code`] that counts requests received instead of responses sent.

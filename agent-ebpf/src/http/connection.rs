@@ -134,8 +134,11 @@ impl Connection {
 
     /// A call begins: where the place in the stream is unknown, a message may begin with it.
     #[inline(always)]
-    pub(super) fn begin_call<const DIRECTION: bool>(&mut self) {
-        let stream = self.stream::<DIRECTION>();
+    pub fn begin_call(&mut self, direction: Direction) {
+        let stream = match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        };
         if stream.stage == stage::LOST {
             stream.enter(stage::START);
         }

@@ -20,7 +20,7 @@ use aya_ebpf::{
 use core::arch::asm;
 
 use super::{
-    call::{Data, Program, transferred},
+    call::{Data, Program, transferred, transferred_unseen},
     connections::{self, Socket},
     handled,
     memory::field,
@@ -52,6 +52,7 @@ fn tcp_sent(program: Program, ctx: &FExitContext) {
     if result > 0 {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Tcp,
             Direction::Sent,
@@ -92,6 +93,7 @@ fn tcp_received(program: Program, ctx: &FExitContext) {
     if result > 0 && flags & MSG_PEEK == 0 {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Tcp,
             Direction::Received,
@@ -144,6 +146,7 @@ fn unix_sent(program: Program, ctx: &FExitContext) {
     {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Unix,
             Direction::Sent,
@@ -184,6 +187,7 @@ fn unix_received(program: Program, ctx: &FExitContext) {
     {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Unix,
             Direction::Received,
@@ -200,13 +204,13 @@ fn unix_received(program: Program, ctx: &FExitContext) {
 pub fn tcp_sendpage(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(5);
     if result > 0 {
-        transferred(
+        transferred_unseen(
             Program::TcpSend,
             Socket::Tcp,
             Direction::Sent,
             ctx.arg(0),
             result as u32,
-            || Data::Unreadable(Loss::UnreadablePages),
+            Loss::UnreadablePages,
         );
     }
     0
@@ -236,9 +240,14 @@ fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
-        transferred(program, Socket::Unix, direction, sock, result as u32, || {
-            Data::Unreadable(Loss::UnreadablePages)
-        });
+        transferred_unseen(
+            program,
+            Socket::Unix,
+            direction,
+            sock,
+            result as u32,
+            Loss::UnreadablePages,
+        );
     }
 }
 

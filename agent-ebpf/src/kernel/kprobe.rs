@@ -18,7 +18,7 @@ use aya_ebpf::{
 use core::hint::black_box;
 
 use super::{
-    call::{Data, Program, moved, transferred},
+    call::{Data, Program, catch_up, moved, transferred, transferred_unseen},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
@@ -80,19 +80,9 @@ fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) 
     if connection.is_ignored(direction) {
         return None;
     }
-    let program = match direction {
-        Direction::Received => Program::TcpReceive,
-        Direction::Sent => Program::TcpSend,
-    };
     // What went unseen until now must not be taken for this call's.
     note(sock, message, flags, direction);
-    moved(
-        program,
-        direction,
-        sock,
-        0,
-        Data::Unreadable(Loss::UnreadablePages),
-    )
+    catch_up(direction, sock, 0).map(drop)
 }
 
 /// See [`super::fexit::tcp_sendmsg`].
@@ -167,17 +157,13 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
         message if RECEIVES => received(message, call.flags),
         message => Data::Message(message),
     };
-    if RECEIVES {
-        moved(
-            Program::TcpReceive,
-            Direction::Received,
-            call.sock,
-            transferred,
-            data,
-        )
+    let (program, direction) = if RECEIVES {
+        (Program::TcpReceive, Direction::Received)
     } else {
-        moved(Program::TcpSend, Direction::Sent, call.sock, transferred, data)
-    }
+        (Program::TcpSend, Direction::Sent)
+    };
+    moved(ctx, program, direction, call.sock, transferred, data);
+    Some(())
 }
 
 /// See [`super::fexit::unix_stream_sendmsg`]. It waits only where the receiver is slow.
@@ -238,7 +224,16 @@ pub fn unix_stream_sendpage_entry(ctx: ProbeContext) -> u32 {
 /// See [`unix_stream_sendpage_entry`].
 #[kretprobe(function = "unix_stream_sendpage")]
 pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
-    end_unix(Program::UnixSend, Direction::Sent, &ctx);
+    if let Some((sock, transferred, _)) = ended(&ctx) {
+        transferred_unseen(
+            Program::UnixSend,
+            Socket::Unix,
+            Direction::Sent,
+            sock,
+            transferred,
+            Loss::UnreadablePages,
+        );
+    }
     0
 }
 
@@ -249,23 +244,20 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 }
 
 #[inline(always)]
-fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) -> Option<()> {
+fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
+    if let Some((sock, count, message)) = ended(ctx) {
+        transferred(ctx, program, Socket::Unix, direction, sock, count, || {
+            Data::Message(message)
+        });
+    }
+}
+
+/// The socket, the count of bytes and the `struct msghdr` of a call that ends and has moved something.
+#[inline(always)]
+fn ended(ctx: &RetProbeContext) -> Option<(u64, u32, u64)> {
     let call = noted()?;
     let result: i32 = ctx.ret();
-    if result > 0 && call.sock != 0 {
-        transferred(
-            program,
-            Socket::Unix,
-            direction,
-            call.sock,
-            result as u32,
-            || match call.message {
-                0 => Data::Unreadable(Loss::UnreadablePages),
-                message => Data::Message(message),
-            },
-        );
-    }
-    Some(())
+    (result > 0 && call.sock != 0).then_some((call.sock, result as u32, call.message))
 }
 
 /// See [`super::fexit::unix_release`].

@@ -54,6 +54,7 @@ fn sent(program: Program, ctx: &RawTracePointContext) {
     let result: i32 = ctx.arg(1);
     if result > 0 {
         transferred(
+            ctx,
             program,
             Socket::Any,
             Direction::Sent,
@@ -84,6 +85,7 @@ fn was_received(program: Program, ctx: &RawTracePointContext) {
     let flags: u32 = ctx.arg(2);
     if result > 0 && flags & MSG_PEEK == 0 {
         transferred(
+            ctx,
             program,
             Socket::Any,
             Direction::Received,
@@ -124,20 +126,21 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 /// [`sys_exit`] of a call that sent.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_send(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Sent, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    exited(Direction::Sent, &ctx);
     0
 }
 
 /// [`sys_exit`] of a call that received.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Received, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    exited(Direction::Received, &ctx);
     0
 }
 
 #[inline(always)]
-fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
-    let call = system_call(registers)?;
+fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
+    let call = system_call(ctx.arg(0))?;
+    let result = ctx.arg::<i64>(1) as u32;
     let description = settings::syscall(call.number);
     let flags = if description & syscall::FLAGS_THIRD != 0 {
         call.arguments[2] as u32
@@ -154,7 +157,7 @@ fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
         Direction::Sent => Program::TcpSend,
         Direction::Received => Program::TcpReceive,
     };
-    transferred(program, Socket::Any, direction, sock, result, || {
+    transferred(ctx, program, Socket::Any, direction, sock, result, || {
         if flags & MSG_TRUNC != 0 {
             Data::Unreadable(Loss::UnreadablePages)
         } else {

@@ -319,8 +319,8 @@ impl Kernel {
         let btf = kernel_btf(hook)?;
         for Attachment { program, to } in self.attachments(hook) {
             load_program(&mut ebpf, btf.as_ref(), program, to)?;
+            make_callable(&mut ebpf, program)?;
             let Some(to) = to else { continue };
-            connect_sys_exit(&mut ebpf)?;
             let attached = match program_mut(&mut ebpf, program)? {
                 Program::FExit(program) => program.attach().map(drop),
                 Program::FEntry(program) => program.attach().map(drop),
@@ -488,22 +488,32 @@ fn load_program(
     loaded.map_err(|error| AttachError::Program { program, error })
 }
 
-/// Tells `sys_exit` where its second halves are, if they are loaded.
-fn connect_sys_exit(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for (index, program) in (0..).zip(["sys_exit_receive", "sys_exit_send"]) {
-        let half = match program_mut(ebpf, program)?.fd() {
-            Ok(half) => half.try_clone(),
-            Err(ProgramError::NotLoaded) => continue,
-            Err(error) => return Err(AttachError::Program { program, error }),
-        };
-        let half = half.map_err(|error| AttachError::Program {
-            program,
-            error: error.into(),
-        })?;
-        let map = ebpf
-            .map_mut(maps::SYS_EXIT)
-            .ok_or(AttachError::NoMap(maps::SYS_EXIT))?;
-        ProgramArray::try_from(map)?.set(index, &half, 0)?;
+/// Program arrays and indices in which programs are looked for by those that call them (`bpf_tail_call`): mostly
+/// themselves, to go on.
+fn callable_at(program: &str) -> &'static [(&'static str, u32)] {
+    match program {
+        "tcp_sendmsg" | "release_sock_send" | "sock_send_length" => &[(maps::TCP_SEND, 0)],
+        "tcp_sendmsg_again" | "sock_send_length_again" => &[(maps::TCP_SEND, 1)],
+        "tcp_recvmsg" | "release_sock_receive" | "sock_recv_length" => &[(maps::TCP_RECEIVE, 0)],
+        "tcp_recvmsg_again" | "sock_recv_length_again" => &[(maps::TCP_RECEIVE, 1)],
+        "unix_stream_sendmsg" | "unix_stream_sendmsg_return" => &[(maps::UNIX_SEND, 0)],
+        "unix_stream_sendmsg_again" => &[(maps::UNIX_SEND, 1)],
+        "unix_stream_recvmsg" | "unix_stream_read_actor_return" => &[(maps::UNIX_RECEIVE, 0)],
+        "unix_stream_recvmsg_again" => &[(maps::UNIX_RECEIVE, 1)],
+        "sys_exit_receive" => &[(maps::SYS_EXIT, 0), (maps::TCP_RECEIVE, 0)],
+        "sys_exit_send" => &[(maps::SYS_EXIT, 1), (maps::TCP_SEND, 0)],
+        _ => &[],
+    }
+}
+
+fn make_callable(ebpf: &mut Ebpf, program: &'static str) -> Result<(), AttachError> {
+    for (map, index) in callable_at(program) {
+        let descriptor = program_mut(ebpf, program)?
+            .fd()
+            .and_then(|descriptor| Ok(descriptor.try_clone()?))
+            .map_err(|error| AttachError::Program { program, error })?;
+        let map = ebpf.map_mut(map).ok_or(AttachError::NoMap(map))?;
+        ProgramArray::try_from(map)?.set(*index, &descriptor, 0)?;
     }
     Ok(())
 }
