@@ -1,7 +1,7 @@
 //! One socket call: where its bytes are, and taking the connection over them.
 
 use agent_ebpf::{
-    abi::{Loss, Setting},
+    abi::{Loss, REQUESTS, Setting},
     http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
 };
 use aya_ebpf::{
@@ -403,6 +403,17 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    #[inline(always)]
+    fn push(&mut self, code: u16) {
+        let index = self.found as usize;
+        if index < FOUND {
+            self.codes[index] = code;
+            self.found += 1;
+        }
+    }
+}
+
 impl Source for Bytes {
     #[inline(always)]
     fn left(&self) -> u64 {
@@ -461,11 +472,10 @@ impl Source for Bytes {
     #[inline(always)]
     fn found(&mut self, event: Event) {
         if let Some(code) = event.code() {
-            let index = self.found as usize;
-            if index < FOUND {
-                self.codes[index] = code;
-                self.found += 1;
-            }
+            self.push(code);
+        }
+        if event.is_answered() {
+            self.push(REQUESTS);
         }
         if let Some(cause) = event.loss_index() {
             lose(cause);

@@ -76,6 +76,7 @@ impl Counted {
             Some(REQUESTS) => self.requests += 1,
             Some(code) => self.responses.push(code),
         }
+        self.requests += usize::from(event.is_answered());
         if let Some(index) = event.loss_index() {
             self.losses.push(Loss::ALL[index as usize]);
         }
