@@ -138,6 +138,13 @@ impl Connection {
         if gap < 1 << 31 { gap } else { 0 }
     }
 
+    /// True once a message has shown that the process is a server here.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.role == Role::SERVER
+    }
+
     /// True until the first message.
     #[inline(always)]
     pub(super) fn is_new(&self) -> bool {

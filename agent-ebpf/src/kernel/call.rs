@@ -20,9 +20,8 @@ use super::{
     settings::setting,
 };
 
-/// Segments before the last one of a call that are walked over to find its first byte. `UIO_MAXIOV` is 1024; more
-/// than this few applications use.
-const SEGMENTS_BACK: u32 = 64;
+/// Segments before the last one of a call that are walked over to find its first byte: `UIO_MAXIOV`, all there can be.
+const SEGMENTS_BACK: u32 = 1024;
 
 /// Working memory: more than the eBPF stack holds. One per program and CPU, because on preemptible kernels one
 /// program may interrupt another on the same CPU, though never itself.
@@ -129,11 +128,12 @@ pub fn transferred(
     direction: Direction,
     sock: u64,
     transferred: u32,
-    data: impl FnOnce() -> Data,
+    data: impl FnOnce(&Connection) -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
         let connection = begin(program, socket, direction, sock, transferred)?;
-        locate(bytes, direction, connection, data(), transferred)
+        let data = data(connection);
+        locate(bytes, direction, connection, data, transferred)
     });
 }
 

@@ -24,6 +24,7 @@ use super::{
     connections::{self, Socket},
     handled,
     memory::field,
+    preemption,
     settings::setting,
 };
 
@@ -58,7 +59,7 @@ fn tcp_sent(program: Program, ctx: &FExitContext) {
             Direction::Sent,
             ctx.arg(0),
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }
@@ -99,7 +100,7 @@ fn tcp_received(program: Program, ctx: &FExitContext) {
             Direction::Received,
             ctx.arg(0),
             result as u32,
-            || received(message, flags),
+            |_| received(message, flags),
         );
     }
 }
@@ -134,7 +135,7 @@ pub fn unix_stream_sendmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_sendmsg`] and its stand-in.
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
-    handled::forget();
+    preemption::disabled(handled::forget);
     0
 }
 
@@ -152,7 +153,7 @@ fn unix_sent(program: Program, ctx: &FExitContext) {
             Direction::Sent,
             sock,
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }
@@ -174,7 +175,7 @@ pub fn unix_stream_recvmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_recvmsg`] and its stand-in.
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
-    handled::forget();
+    preemption::disabled(handled::forget);
     0
 }
 
@@ -193,7 +194,7 @@ fn unix_received(program: Program, ctx: &FExitContext) {
             Direction::Received,
             sock,
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }

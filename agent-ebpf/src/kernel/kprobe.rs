@@ -246,7 +246,7 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 #[inline(always)]
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
     if let Some((sock, count, message)) = ended(ctx) {
-        transferred(ctx, program, Socket::Unix, direction, sock, count, || {
+        transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
             Data::Message(message)
         });
     }

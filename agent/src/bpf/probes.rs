@@ -1,6 +1,6 @@
 //! The attached programs.
 
-use std::{io, os::fd::AsFd as _};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 
 use agent_ebpf::abi::{Setting, globals, maps, stand_ins};
 use aya::{
@@ -13,7 +13,8 @@ use thiserror::Error;
 use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses,
     btf::{Btf, BtfError},
-    counters,
+    counters, inodes,
+    misses::{self, Misses},
     object::{self, OBJECT, PreemptionCalls},
     preflight,
     priority::RealTime,
@@ -117,6 +118,9 @@ pub struct Probes {
     hook: Hook,
     rejected: Vec<(Hook, String)>,
     ebpf: Ebpf,
+    /// The programs whose being left out loses calls.
+    watched: Vec<&'static str>,
+    misses: Misses,
 }
 
 impl Probes {
@@ -135,12 +139,15 @@ impl Probes {
         for hook in hooks {
             match kernel.attach(*hook) {
                 Ok(ebpf) => {
+                    let watched = kernel.watched(*hook);
                     drop(kernel);
                     release_memory();
                     return Ok(Self {
                         hook: *hook,
                         rejected,
                         ebpf,
+                        watched,
+                        misses: Misses::default(),
                     });
                 }
                 Err(error) => rejected.push((*hook, reason(*hook, &error))),
@@ -222,7 +229,23 @@ impl Probes {
                 .map_err(|error| unreadable(maps::LOSSES, &error))?;
             losses.0[cause as usize] = value;
         }
+        losses.0[Loss::ProgramMissed as usize] = self.missed();
         Ok(losses)
+    }
+
+    /// Calls that no program saw, at most.
+    fn missed(&mut self) -> u64 {
+        let mut misses = BTreeMap::new();
+        for name in &self.watched {
+            // A program that does not tell is one that misses nothing: the kernel is too old to know.
+            let told = self
+                .ebpf
+                .program(name)
+                .and_then(|program| program.fd().ok())
+                .and_then(|program| misses::of_program(program.as_fd()).ok());
+            misses.insert(*name, told.unwrap_or(0));
+        }
+        self.misses.update(&misses)
     }
 
     fn uninterrupted(&self) -> RealTime {
@@ -330,7 +353,23 @@ impl Kernel {
             };
             attached.map_err(|error| AttachError::Program { program, error })?;
         }
+        // Only now: a socket made before may have moved bytes that no program saw.
+        if let Some(first) = inodes::first_new() {
+            let map = ebpf
+                .map_mut(maps::FIRST_INODE)
+                .ok_or(AttachError::NoMap(maps::FIRST_INODE))?;
+            Array::try_from(map)?.set(0, first, 0)?;
+        }
         Ok(ebpf)
+    }
+
+    /// The programs of a hook whose being left out loses calls: all that run for a call, at its beginning or end.
+    fn watched(&self, hook: Hook) -> Vec<&'static str> {
+        self.attachments(hook)
+            .into_iter()
+            .filter(|attachment| !matches!(attachment.to, None | Some("tcp_destroy_sock" | "unix_release")))
+            .map(|attachment| attachment.program)
+            .collect()
     }
 
     /// Loads the object: creates the maps and tells the programs about this kernel.
@@ -420,7 +459,9 @@ impl Kernel {
         attachments
             .iter()
             .chain(&[("tcp_destroy_sock", "tcp_destroy_sock")])
-            .filter(|(program, _)| stand_ins || !(program.ends_with("_again") || program.ends_with("_begin")))
+            .filter(|(program, _)| {
+                stand_ins || !(program.ends_with(misses::STAND_IN) || program.ends_with("_begin"))
+            })
             .filter(|(_, to)| !OPTIONAL_FUNCTIONS.contains(to) || self.functions.contains(to))
             .map(|(program, to)| Attachment {
                 program,
