@@ -510,7 +510,8 @@ fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Even
     // Behind the version a carriage return, and blanks that servers forgive; a second digit of the minor version.
     for _ in 0..LINE_END_MAX {
         let (last, previous) = ((later >> 56) as u8, (later >> 48) as u8);
-        if !matches!(last, b'\r' | b' ') && !(last.is_ascii_digit() && previous.is_ascii_digit()) {
+        let is_second_digit = last.is_ascii_digit() && previous.is_ascii_digit();
+        if !(is_second_digit || matches!(last, b'\r' | b' ')) {
             break;
         }
         later = (later << 8) | (earlier >> 56);
