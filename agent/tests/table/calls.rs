@@ -180,13 +180,7 @@ pub(crate) fn set_option(fd: RawFd, level: c_int, option: c_int, value: c_int) -
 
 fn set_nonblocking(fd: RawFd, nonblocking: bool) {
     // SAFETY: no pointers.
-    let result = unsafe {
-        libc::fcntl(
-            fd,
-            libc::F_SETFL,
-            if nonblocking { libc::O_NONBLOCK } else { 0 },
-        )
-    };
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFL, if nonblocking { libc::O_NONBLOCK } else { 0 }) };
     check_int("F_SETFL", result);
 }
 
@@ -349,6 +343,10 @@ impl Receive {
                 });
             }
         };
+        // The end of a ring may interrupt the next call.
+        if result < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
+            return self.once(fd, bytes);
+        }
         check("a receiving call", result)
     }
 }
@@ -399,11 +397,7 @@ impl Send {
         match self {
             Self::Write(limit) => bytes.chunks(*limit).for_each(|part| write_all(fd, part)),
             Self::SendfileBody | Self::SpliceBody => {
-                let head = bytes
-                    .windows(4)
-                    .position(|it| it == b"\r\n\r\n")
-                    .expect("a head")
-                    + 4;
+                let head = bytes.windows(4).position(|it| it == b"\r\n\r\n").expect("a head") + 4;
                 write_all(fd, &bytes[..head]);
                 if matches!(self, Self::SendfileBody) {
                     send_file(fd, &bytes[head..]);
@@ -533,16 +527,7 @@ fn splice(fd: RawFd, bytes: &[u8]) {
     let mut left = bytes.len();
     while left > 0 {
         // SAFETY: no pointers but null ones.
-        let sent = unsafe {
-            libc::splice(
-                output.as_raw_fd(),
-                ptr::null_mut(),
-                fd,
-                ptr::null_mut(),
-                left,
-                0,
-            )
-        };
+        let sent = unsafe { libc::splice(output.as_raw_fd(), ptr::null_mut(), fd, ptr::null_mut(), left, 0) };
         left -= check("splice", sent);
     }
 }
@@ -561,7 +546,9 @@ pub(crate) fn pass(over: RawFd, text: &[u8], descriptor: RawFd) {
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
-        libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(descriptor);
+        libc::CMSG_DATA(header)
+            .cast::<c_int>()
+            .write_unaligned(descriptor);
         check("sendmsg", libc::sendmsg(over, &raw const message, 0));
     }
 }

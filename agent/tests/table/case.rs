@@ -47,9 +47,8 @@ impl Counts {
         self.codes.retain(|_, count| *count > 0);
     }
 
-    /// Responses of this code are counted without one.
-    pub(crate) fn unknown(&mut self, code: u16, count: u64) {
-        self.without(code, count);
+    /// Responses without a code.
+    pub(crate) fn unknown(&mut self, count: u64) {
         *self.codes.entry("unknown".to_owned()).or_default() += count;
     }
 }
@@ -73,12 +72,27 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
+    pub(crate) fn is_any(&self) -> bool {
+        let _ = self;
+        true
+    }
+
+    pub(crate) fn is_fentry(&self) -> bool {
+        self.hook == "fentry"
+    }
+
     pub(crate) fn is_tracepoint(&self) -> bool {
         self.hook == "tracepoint"
     }
 
-    pub(crate) fn is_kprobe(&self) -> bool {
-        self.hook == "kprobe"
+    /// The hook `tracepoint` where it has tracepoints for sockets only.
+    pub(crate) fn is_socket_tracepoint(&self) -> bool {
+        self.is_tracepoint() && self.kernel >= (6, 3)
+    }
+
+    /// The hook `tracepoint` where it sees the ends of system calls.
+    pub(crate) fn is_sys_exit(&self) -> bool {
+        self.is_tracepoint() && self.kernel < (6, 3)
     }
 
     pub(crate) fn is_unix(&self) -> bool {
@@ -86,11 +100,15 @@ impl Mode {
     }
 }
 
-/// A limitation: where it holds, what is counted instead, and the losses that must be counted, no more and no less.
+/// A limitation.
 pub(crate) struct Exception {
+    /// As docs/limitations.md has it.
     pub(crate) reason: &'static str,
+    /// Where.
     pub(crate) holds: fn(&Mode) -> bool,
+    /// What is counted instead.
     pub(crate) counted: fn(&mut Counts),
+    /// What is counted as lost, no more and no less.
     pub(crate) losses: &'static [(&'static str, u64)],
 }
 
@@ -191,6 +209,8 @@ pub(crate) struct Case {
     pub(crate) exceptions: Vec<Exception>,
     /// Its processes exit before they are looked at: they are known by their cgroup.
     pub(crate) exits: bool,
+    /// It runs when the agent has been there for some seconds.
+    pub(crate) is_late: bool,
 }
 
 /// A case of one conversation, by plain calls over TCP.
@@ -206,6 +226,7 @@ pub(crate) fn dialogue(row: u8, name: impl Into<String>, turns: Vec<Turn>) -> Ca
         },
         exceptions: Vec::new(),
         exits: false,
+        is_late: false,
     }
 }
 
@@ -237,8 +258,26 @@ impl Case {
         self
     }
 
-    pub(crate) fn except(mut self, exception: Exception) -> Self {
-        self.exceptions.push(exception);
+    /// A limitation where `holds` says so.
+    pub(crate) fn except(
+        mut self,
+        reason: &'static str,
+        holds: fn(&Mode) -> bool,
+        counted: fn(&mut Counts),
+        losses: &'static [(&'static str, u64)],
+    ) -> Self {
+        self.exceptions.push(Exception {
+            reason,
+            holds,
+            counted,
+            losses,
+        });
+        self
+    }
+
+    /// It runs when the agent takes unknown unix sockets for new ones.
+    pub(crate) fn late(mut self) -> Self {
+        self.is_late = true;
         self
     }
 

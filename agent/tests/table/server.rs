@@ -132,7 +132,10 @@ impl Server {
     fn new(transport: Transport, control: OwnedFd) -> Self {
         let (listener, address) = listen(transport);
         be_impatient(listener.as_raw_fd());
-        say(control.as_raw_fd(), &format!("{LISTENING}{} {address}", process::id()));
+        say(
+            control.as_raw_fd(),
+            &format!("{LISTENING}{} {address}", process::id()),
+        );
         Self { control, listener }
     }
 
