@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 
 use super::calls::{self, Receive};
 use super::case::{
-    ALL, BOTH, Case, Counts, Mode, Turn, dialogue, more, request, requests, response, responses, rest,
-    special,
+    ALL, BOTH, Case, Counts, Mode, Tcp4, Tcp6, Turn, dialogue, more, request, requests, response, responses,
+    rest, special,
 };
 
 pub(crate) const GET: &str = "GET /a?b=c HTTP/1.1\r\nHost: test\r\nAccept: */*\r\n\r\n";
@@ -633,7 +633,7 @@ pub(crate) fn opened_before() -> Vec<Case> {
                 response(200, OK),
             ]),
         )
-        .over(ALL),
+        .over(&[Tcp4, Tcp6]),
         dialogue(
             15,
             "the agent starts inside a request's head",
