@@ -13,7 +13,7 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
-    /// LRU hash map of thread to whether its call has been handled; used by the fentry hook on preemptible kernels.
+    /// LRU hash map of thread to which programs have seen its latest call; used by the fentry hook on preemptible kernels.
     pub const HANDLED: &str = "HANDLED";
     /// Array of one `u32`: a socket with an inode number from this one on (modulo 2^32) was made after the programs had
     /// been attached. 0 while that is not known.
@@ -84,8 +84,8 @@ pub enum Loss {
     ForeignProcess = 7,
     /// A connection's state had to make room for another's and was needed again: at most the message it was in.
     ConnectionEvicted = 8,
-    /// The kernel left out the programs: one socket call not seen. Added up in user space, and at most that many. On
-    /// TCP the next call shows the gap, which then counts as [`Loss::UnreadablePages`] too.
+    /// The kernel left out the program, and its stand-in where there is one: one socket call not seen, at most. Where
+    /// there are no stand-ins user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
     ProgramMissed = 9,
 }
 

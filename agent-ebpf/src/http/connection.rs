@@ -138,6 +138,12 @@ impl Connection {
         if gap < 1 << 31 { gap } else { 0 }
     }
 
+    /// Notes that there may have been requests in what was received before the connection was first seen.
+    #[inline(always)]
+    pub fn begin_unread(&mut self) {
+        self.lost |= Lost::REQUESTS;
+    }
+
     /// True once a message has shown that the process is a server here.
     #[inline(always)]
     #[must_use]

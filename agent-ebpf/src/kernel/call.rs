@@ -20,8 +20,9 @@ use super::{
     settings::setting,
 };
 
-/// Segments before the last one of a call that are walked over to find its first byte: `UIO_MAXIOV`, all there can be.
-const SEGMENTS_BACK: u32 = 1024;
+/// Segments before the last one of a call that one run walks over to find its first byte. Of all runs together more
+/// than `UIO_MAXIOV`, all there can be.
+const SEGMENTS_BACK: u32 = 64;
 
 /// Working memory: more than the eBPF stack holds. One per program and CPU, because on preemptible kernels one
 /// program may interrupt another on the same CPU, though never itself.
@@ -96,8 +97,10 @@ struct Bytes {
     address: u64,
     /// Bytes left of the current segment.
     segment: u64,
-    /// The `struct iovec` of the next one.
+    /// The `struct iovec` of the next one; while [`Self::back`] is not 0, of one before which the call's first byte is.
     next: u64,
+    /// How many bytes before `segment` bytes into that one; 0 once the first byte is found.
+    back: u64,
     /// 1 if that is in user memory.
     next_in_user: u32,
     /// Messages found in this run. They are counted at its end: the verifier walks through
@@ -180,7 +183,8 @@ fn begin(
             unseen(direction, sock, connection, gap);
         }
         None => {
-            if handled::is_handled(program) {
+            // The others have asked.
+            if socket == Socket::Any && handled::is_handled(program) {
                 return None;
             }
         }
@@ -305,6 +309,17 @@ impl Work {
             self.window.clear();
         }
         self.bytes.found = 0;
+        match self.bytes.rewind() {
+            Some(true) => {}
+            Some(false) => {
+                self.unfinished = sock;
+                return;
+            }
+            None => {
+                let (count, cause) = (self.bytes.left, Loss::UnreadableMemory);
+                return found(advance_unseen(connection, direction, count, cause));
+            }
+        }
         if !advance(connection, direction, &mut self.window, &mut self.bytes) {
             self.unfinished = sock;
         }
@@ -341,6 +356,7 @@ impl Bytes {
     #[inline(always)]
     fn locate(&mut self, data: Data, transferred: u64) -> Result<(), Loss> {
         self.left = transferred;
+        self.back = 0;
         match data {
             Data::Buffer(address) => {
                 self.address = address;
@@ -355,20 +371,19 @@ impl Bytes {
             }
             Data::Message(message) => {
                 let iterator = message + u64::from(setting(Setting::MsgIter));
-                self.rewind(iterator, transferred)
+                self.locate_message(iterator, transferred)
                     .unwrap_or(Err(Loss::UnreadableMemory))
             }
             Data::Unreadable(cause) => Err(cause),
         }
     }
 
-    /// Goes back from where a kernel `struct iov_iter` stands after the call to where it stood before. Its array of
-    /// segments is still there.
+    /// Notes where a kernel `struct iov_iter` stands after the call, or where its only buffer begins.
     #[inline(always)]
-    fn rewind(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
+    fn locate_message(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
         let kind = u32::from(field::<u8>(iterator, Setting::IterType)?) & setting(Setting::IterTypeMask);
-        let mut iovec: u64 = field(iterator, Setting::IterIov)?;
-        let mut offset: u64 = field(iterator, Setting::IterOffset)?;
+        let iovec: u64 = field(iterator, Setting::IterIov)?;
+        let offset: u64 = field(iterator, Setting::IterOffset)?;
         if kind == setting(Setting::IterTypeUbuf) {
             self.address = iovec.wrapping_add(offset).wrapping_sub(transferred);
             self.segment = transferred;
@@ -377,7 +392,21 @@ impl Bytes {
         if kind != setting(Setting::IterTypeIovec) {
             return Some(Err(Loss::UnreadablePages));
         }
-        let mut back = transferred;
+        self.next = iovec;
+        self.segment = offset;
+        self.back = transferred;
+        self.next_in_user = 0;
+        Some(Ok(()))
+    }
+
+    /// Goes back to the call's first byte; the array of segments is still there. True if that is found, false if there
+    /// is more way to go than in one run.
+    #[inline(always)]
+    fn rewind(&mut self) -> Option<bool> {
+        let (mut iovec, mut offset, mut back) = (self.next, self.segment, self.back);
+        if back == 0 {
+            return Some(true);
+        }
         for _ in 0..SEGMENTS_BACK {
             if offset >= back {
                 let [base, len] = kernel::<[u64; 2]>(iovec)?;
@@ -385,14 +414,15 @@ impl Bytes {
                 self.address = base.wrapping_add(offset);
                 self.segment = len.wrapping_sub(offset);
                 self.next = iovec + 16;
-                self.next_in_user = 0;
-                return Some(Ok(()));
+                self.back = 0;
+                return Some(true);
             }
             back -= offset;
             iovec -= 16;
             offset = kernel(iovec + 8)?;
         }
-        Some(Err(Loss::GaveUp))
+        (self.next, self.segment, self.back) = (iovec, offset, back);
+        Some(false)
     }
 
     #[inline(always)]

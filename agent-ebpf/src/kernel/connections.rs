@@ -91,10 +91,14 @@ fn open(
         // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
         let before = in_all.wrapping_sub(next.wrapping_sub(received));
         let from_start = before <= 1;
-        if !from_start && is_made_after_attaching(identity) {
-            lose(Loss::ConnectionEvicted as u32);
-        }
         let mut connection = Connection::new(identity, from_start);
+        if !from_start && is_made_after_attaching(identity) {
+            match direction {
+                Direction::Received => lose(Loss::ConnectionEvicted as u32),
+                // The first call that a hook sees sends: what came before was received where none sees it.
+                Direction::Sent => connection.begin_unread(),
+            }
+        }
         connection.set_positions(received, sent);
         connection
     } else {

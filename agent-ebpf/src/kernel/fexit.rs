@@ -135,14 +135,17 @@ pub fn unix_stream_sendmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_sendmsg`] and its stand-in.
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
-    preemption::disabled(handled::forget);
+    preemption::disabled(handled::begin);
     0
 }
 
 #[inline(always)]
 fn unix_sent(program: Program, ctx: &FExitContext) {
+    // Asked in every case: the answer is also a note.
+    let is_handled = handled::is_handled(program);
     let result: i32 = ctx.arg(3);
     if result > 0
+        && !is_handled
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
@@ -175,14 +178,16 @@ pub fn unix_stream_recvmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_recvmsg`] and its stand-in.
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
-    preemption::disabled(handled::forget);
+    preemption::disabled(handled::begin);
     0
 }
 
 #[inline(always)]
 fn unix_received(program: Program, ctx: &FExitContext) {
+    let is_handled = handled::is_handled(program);
     let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
     if result > 0
+        && !is_handled
         && flags & MSG_PEEK == 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
@@ -235,8 +240,6 @@ pub fn unix_stream_splice_read(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
-    // These have no stand-ins, and nothing that runs when they begin.
-    handled::forget();
     let result: i32 = ctx.arg(5);
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)

@@ -1,6 +1,6 @@
 //! The attached programs.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _};
 
 use agent_ebpf::abi::{Setting, globals, maps, stand_ins};
 use aya::{
@@ -13,8 +13,7 @@ use thiserror::Error;
 use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses,
     btf::{Btf, BtfError},
-    counters, inodes,
-    misses::{self, Misses},
+    counters, inodes, misses,
     object::{self, OBJECT, PreemptionCalls},
     preflight,
     priority::RealTime,
@@ -120,7 +119,6 @@ pub struct Probes {
     ebpf: Ebpf,
     /// The programs whose being left out loses calls.
     watched: Vec<&'static str>,
-    misses: Misses,
 }
 
 impl Probes {
@@ -147,7 +145,6 @@ impl Probes {
                         rejected,
                         ebpf,
                         watched,
-                        misses: Misses::default(),
                     });
                 }
                 Err(error) => rejected.push((*hook, reason(*hook, &error))),
@@ -229,23 +226,18 @@ impl Probes {
                 .map_err(|error| unreadable(maps::LOSSES, &error))?;
             losses.0[cause as usize] = value;
         }
-        losses.0[Loss::ProgramMissed as usize] = self.missed();
+        losses.0[Loss::ProgramMissed as usize] += self.missed();
         Ok(losses)
     }
 
-    /// Calls that no program saw, at most.
-    fn missed(&mut self) -> u64 {
-        let mut misses = BTreeMap::new();
-        for name in &self.watched {
-            // A program that does not tell is one that misses nothing: the kernel is too old to know.
-            let told = self
-                .ebpf
-                .program(name)
-                .and_then(|program| program.fd().ok())
-                .and_then(|program| misses::of_program(program.as_fd()).ok());
-            misses.insert(*name, told.unwrap_or(0));
-        }
-        self.misses.update(&misses)
+    /// Calls that no program saw, at most. What the programs themselves notice is in the map.
+    fn missed(&self) -> u64 {
+        self.watched
+            .iter()
+            .filter_map(|name| self.ebpf.program(name)?.fd().ok())
+            // A kernel that does not tell does not count either.
+            .filter_map(|program| misses::of_program(program.as_fd()).ok())
+            .sum()
     }
 
     fn uninterrupted(&self) -> RealTime {
@@ -363,11 +355,17 @@ impl Kernel {
         Ok(ebpf)
     }
 
-    /// The programs of a hook whose being left out loses calls: all that run for a call, at its beginning or end.
+    /// The programs of a hook whose being left out loses calls for good: not those with stand-ins, and not those for TCP
+    /// alone, where the next call shows the gap.
     fn watched(&self, hook: Hook) -> Vec<&'static str> {
+        if self.stand_ins(hook) != stand_ins::NONE {
+            return Vec::new();
+        }
         self.attachments(hook)
             .into_iter()
-            .filter(|attachment| !matches!(attachment.to, None | Some("tcp_destroy_sock" | "unix_release")))
+            .filter(|Attachment { to, .. }| {
+                to.is_some_and(|to| !to.starts_with("tcp_") && !matches!(to, "release_sock" | "unix_release"))
+            })
             .map(|attachment| attachment.program)
             .collect()
     }
@@ -459,9 +457,7 @@ impl Kernel {
         attachments
             .iter()
             .chain(&[("tcp_destroy_sock", "tcp_destroy_sock")])
-            .filter(|(program, _)| {
-                stand_ins || !(program.ends_with(misses::STAND_IN) || program.ends_with("_begin"))
-            })
+            .filter(|(program, _)| stand_ins || !(program.ends_with("_again") || program.ends_with("_begin")))
             .filter(|(_, to)| !OPTIONAL_FUNCTIONS.contains(to) || self.functions.contains(to))
             .map(|(program, to)| Attachment {
                 program,
