@@ -86,10 +86,11 @@ fn open(
             Direction::Received => received = received.wrapping_sub(transferred),
             Direction::Sent => sent = sent.wrapping_sub(transferred),
         }
-        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
+        // In this order: what arrives between the two makes the difference negative, not a connection look old.
         let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
+        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
         // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
-        let before = in_all.wrapping_sub(next.wrapping_sub(received));
+        let before = in_all.wrapping_sub(next.wrapping_sub(received)) as i32;
         let from_start = before <= 1;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {

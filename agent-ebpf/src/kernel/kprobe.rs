@@ -22,6 +22,7 @@ use super::{
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
+    process::lose,
     settings::setting,
 };
 
@@ -35,6 +36,9 @@ struct Call {
     flags: u32,
     /// 1 if it receives.
     receives: u32,
+    /// 1 if a program is to run when it returns, and has not.
+    returns: u32,
+    reserved: u32,
     /// Bytes that the message's iterator had to go when it was last looked at.
     left: u64,
 }
@@ -44,17 +48,30 @@ struct Call {
 static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(32768, 0);
 
 #[inline(always)]
-fn note(sock: u64, message: u64, flags: u32, direction: Direction) {
+fn note(sock: u64, message: u64, flags: u32, direction: Direction, returns: bool) {
+    let thread = bpf_get_current_pid_tgid();
     let receives = u32::from(direction == Direction::Received);
     let call = Call {
         sock,
         message,
         flags,
         receives,
+        returns: u32::from(returns),
+        reserved: 0,
         left: left(message),
     };
+    if let Some(last) = CALLS.get_ptr_mut(&thread) {
+        // SAFETY: only this thread uses its entry.
+        let last = unsafe { &mut *last };
+        if last.returns == 1 {
+            // It has returned, and the kernel had no `kretprobe` left for it.
+            lose(Loss::ProgramMissed as u32);
+        }
+        *last = call;
+        return;
+    }
     // An LRU map finds room, if need be another thread's; what that loses shows as a gap in sequence numbers.
-    let _ = CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0);
+    let _ = CALLS.insert(&thread, &call, 0);
 }
 
 /// Bytes that the iterator of a `struct msghdr` has to go.
@@ -66,12 +83,6 @@ fn left(message: u64) -> u64 {
     }
 }
 
-/// The call that this thread is in, copied: only this thread writes its entry.
-#[inline(always)]
-fn noted() -> Option<Call> {
-    unsafe { CALLS.get(&bpf_get_current_pid_tgid()) }.copied()
-}
-
 /// A call on a TCP socket begins. From here on the sequence numbers are watched, also on a connection not seen before.
 #[inline(always)]
 fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) -> Option<()> {
@@ -81,7 +92,7 @@ fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) 
         return None;
     }
     // What went unseen until now must not be taken for this call's.
-    note(sock, message, flags, direction);
+    note(sock, message, flags, direction, false);
     catch_up(direction, sock, 0).map(drop)
 }
 
@@ -239,7 +250,7 @@ pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<()> {
-    note(sock?, message, 0, direction);
+    note(sock?, message, 0, direction, true);
     Some(())
 }
 
@@ -255,7 +266,11 @@ fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
 /// The socket, the count of bytes and the `struct msghdr` of a call that ends and has moved something.
 #[inline(always)]
 fn ended(ctx: &RetProbeContext) -> Option<(u64, u32, u64)> {
-    let call = noted()?;
+    // SAFETY: only this thread uses its entry.
+    let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
+    if core::mem::take(&mut call.returns) == 0 {
+        return None;
+    }
     let result: i32 = ctx.ret();
     (result > 0 && call.sock != 0).then_some((call.sock, result as u32, call.message))
 }

@@ -150,7 +150,7 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     let flags = if description & syscall::FLAGS_THIRD != 0 {
         call.arguments[2] as u32
     } else if description & syscall::FLAGS_FOURTH != 0 {
-        call.arguments[3] as u32
+        call.fourth() as u32
     } else {
         0
     };
