@@ -13,11 +13,12 @@ use thiserror::Error;
 use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses,
     btf::{Btf, BtfError},
-    counters, inodes, misses,
+    counters, inodes,
     object::{self, OBJECT, PreemptionCalls},
     preflight,
     priority::RealTime,
     settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
+    statistics::{self, ProgramStatistics},
 };
 
 /// `ENOTSUPP` (include/linux/errno.h): the kernel's own, not for user space, but it gets here.
@@ -232,12 +233,17 @@ impl Probes {
 
     /// Calls that no program saw, at most. What the programs themselves notice is in the map.
     fn missed(&self) -> u64 {
-        self.watched
-            .iter()
-            .filter_map(|name| self.ebpf.program(name)?.fd().ok())
-            // A kernel that does not tell does not count either.
-            .filter_map(|program| misses::of_program(program.as_fd()).ok())
-            .sum()
+        let watched = self.statistics().filter(|(name, _)| self.watched.contains(name));
+        watched.map(|(_, statistics)| statistics.misses).sum()
+    }
+
+    /// What the kernel has counted for each program, by name.
+    pub fn statistics(&self) -> impl Iterator<Item = (&str, ProgramStatistics)> {
+        self.ebpf.programs().filter_map(|(name, program)| {
+            // Programs of other hooks are not loaded.
+            let descriptor = program.fd().ok()?;
+            Some((name, statistics::of_program(descriptor.as_fd()).ok()?))
+        })
     }
 
     fn uninterrupted(&self) -> RealTime {
@@ -379,6 +385,10 @@ impl Kernel {
         let mut settings = self.settings;
         let stand_ins = self.stand_ins(hook);
         settings[Setting::StandIns as usize] = stand_ins;
+        let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
+        settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
+        // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
+        settings[Setting::UnixEndsSeen as usize] = u32::from(hook == Hook::Fentry && !self.is_preemptible);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
