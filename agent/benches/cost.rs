@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::panic::resume_unwind;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -41,8 +42,9 @@ fn loads() -> [Load; 4] {
             head += "X-Some-Header: a value of ordinary length\r\n";
         }
         let rest = len.saturating_sub(head.len() + "X: \r\n\r\n".len());
-        head += &format!("X: {}\r\n\r\n", "x".repeat(rest));
-        head.into_bytes()
+        [&*head, "X: ", &"x".repeat(rest), "\r\n\r\n"]
+            .concat()
+            .into_bytes()
     };
     let no_body = "Content-Length: 0\r\n";
     [
