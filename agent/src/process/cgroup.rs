@@ -105,6 +105,18 @@ impl Cgroups {
             .or_else(|| v2.map(str::to_owned))
     }
 
+    /// Whether there may be a cgroup with this path: false for one that was found in the v2 hierarchy and is not there
+    /// any more.
+    #[must_use]
+    pub fn exists(&self, path: &str) -> bool {
+        let was_found = || {
+            self.remembered
+                .values()
+                .any(|known| known.as_deref() == Some(path))
+        };
+        self.inode(path).is_some() || !was_found()
+    }
+
     fn inode(&self, path: &str) -> Option<u64> {
         let directory = self.mount.as_ref()?.join(path.trim_start_matches('/'));
         fs::metadata(directory).ok().map(|metadata| metadata.ino())

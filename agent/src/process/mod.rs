@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::stats::{Identity, Owner};
+use crate::workload::Place;
 pub use cgroup::{Cgroups, Membership};
 
 /// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, the same on every architecture that has eBPF).
@@ -87,7 +88,16 @@ impl Processes {
         }
     }
 
-    /// Command and cgroup of an owner seen for the first time.
+    /// Whether the place may still be there: its cgroup, by path.
+    #[must_use]
+    pub fn exists(&self, place: &Place) -> bool {
+        place
+            .cgroup
+            .as_deref()
+            .is_none_or(|path| self.cgroups.exists(path))
+    }
+
+    /// Command and place of an owner seen for the first time.
     pub fn identify(&mut self, owner: &Owner) -> Identity {
         let found = self.command(owner);
         let gone = matches!(found, Ok(None));
@@ -101,7 +111,10 @@ impl Processes {
         Identity {
             gone,
             command: found.ok().flatten(),
-            cgroup,
+            place: Place {
+                cgroup,
+                ..Place::default()
+            },
         }
     }
 }
