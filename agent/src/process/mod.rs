@@ -88,6 +88,12 @@ impl Processes {
         }
     }
 
+    /// Where `/proc` is mounted.
+    #[must_use]
+    pub fn proc(&self) -> &Path {
+        &self.proc
+    }
+
     /// Whether the place may still be there: its cgroup, by path.
     #[must_use]
     pub fn exists(&self, place: &Place) -> bool {
