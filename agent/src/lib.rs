@@ -16,3 +16,4 @@ pub mod sampler;
 pub mod server;
 pub mod stats;
 pub mod totals;
+pub mod workload;

@@ -3,6 +3,7 @@
 //! Only processes that have counters are looked at, and nothing here is done per request.
 
 mod cgroup;
+mod container;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use crate::stats::{Identity, Owner};
 pub use cgroup::{Cgroups, Membership};
+pub use container::{Layer, layers, outermost};
 
 /// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, the same on every architecture that has eBPF).
 const USER_HZ: u64 = 100;
