@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,6 +16,7 @@ use crate::config::Settings;
 use crate::process::Processes;
 use crate::sampler::Sampler;
 use crate::server::{self, PluginSocket, SocketError};
+use crate::workload::Directory;
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +72,9 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let attached = Instant::now();
     log_start(settings, &probes);
 
-    let (sampler, feed) = Sampler::new(probes, attached, Processes::new(Path::new("/proc")), settings);
+    let directory = watch::Sender::<Arc<Directory>>::default();
+    let processes = Processes::new(Path::new("/proc"));
+    let (sampler, feed) = Sampler::new(probes, attached, processes, directory.subscribe(), settings);
     let router = server::router(feed, settings.interval.get());
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();

@@ -4,6 +4,7 @@
 //! Pollers never touch the kernel: any number of them read the same published bytes. Only totals are read when
 //! asked for, because they are compared with other counts.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -20,6 +21,7 @@ use crate::process::Processes;
 use crate::report::ReportBuilder;
 use crate::stats::{Ledger, Owner, Window};
 use crate::totals::Totals;
+use crate::workload::Directory;
 
 /// Where counters come from.
 pub trait Kernel {
@@ -128,6 +130,7 @@ const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Sampler<K> {
     kernel: K,
     processes: Processes,
+    directory: watch::Receiver<Arc<Directory>>,
     ledger: Ledger,
     window: Window,
     builder: ReportBuilder,
@@ -147,9 +150,15 @@ pub struct Sampler<K> {
 }
 
 impl<K: Kernel> Sampler<K> {
-    /// A sampler of counters that were all 0 at `attached`.
+    /// A sampler of counters that were all 0 at `attached`. Containers and pods are called what `directory` last said.
     #[must_use]
-    pub fn new(kernel: K, attached: Instant, processes: Processes, settings: &Settings) -> (Self, Feed) {
+    pub fn new(
+        kernel: K,
+        attached: Instant,
+        processes: Processes,
+        directory: watch::Receiver<Arc<Directory>>,
+        settings: &Settings,
+    ) -> (Self, Feed) {
         let builder = ReportBuilder::new(settings.host_id.clone(), settings.status_codes.clone());
         let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();
@@ -163,6 +172,7 @@ impl<K: Kernel> Sampler<K> {
         let sampler = Self {
             kernel,
             processes,
+            directory,
             ledger,
             window,
             builder,
@@ -282,8 +292,8 @@ impl<K: Kernel> Sampler<K> {
             return;
         }
         for owner in owners {
-            if let Some(cgroup) = self.ledger.retire(&owner) {
-                self.window.retire(owner, cgroup);
+            if let Some(place) = self.ledger.retire(&owner) {
+                self.window.retire(owner, place);
             }
         }
     }
@@ -439,7 +449,14 @@ mod tests {
             };
             let settings = Settings::new(overrides).unwrap();
             let processes = Processes::new(proc.path());
-            let (sampler, feed) = Sampler::new(kernel.clone(), Instant::now(), processes, &settings);
+            let directory = watch::Sender::default();
+            let (sampler, feed) = Sampler::new(
+                kernel.clone(),
+                Instant::now(),
+                processes,
+                directory.subscribe(),
+                &settings,
+            );
             Self {
                 kernel,
                 proc,

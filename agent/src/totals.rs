@@ -88,15 +88,15 @@ impl Totals {
             .map(|(owner, account)| ProcessTotals {
                 pid: owner.pid,
                 command: account.command().map(str::to_owned),
-                cgroup: account.cgroup().as_deref().map(str::to_owned),
+                cgroup: account.place().cgroup.as_deref().map(str::to_owned),
                 counts: account.totals().collect(),
             })
             .collect();
         let exited = ledger
             .exited()
             .into_iter()
-            .map(|(cgroup, counts)| ExitedTotals {
-                cgroup: cgroup.as_deref().map(str::to_owned),
+            .map(|(place, counts)| ExitedTotals {
+                cgroup: place.cgroup.as_deref().map(str::to_owned),
                 counts: counts.into_iter().collect(),
             })
             .collect();

@@ -16,6 +16,7 @@ use agent::sampler::{Kernel, Sampler};
 use agent::server::{self, PluginSocket, SocketError};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +57,13 @@ impl Server {
         let (socket, listener) = PluginSocket::claim(&plugin_dir(&dir)).await.unwrap();
         let settings = Settings::new(Overrides::default()).unwrap();
         let processes = Processes::new(Path::new("/proc"));
-        let (sampler, feed) = Sampler::new(IdleKernel, Instant::now(), processes, &settings);
+        let (sampler, feed) = Sampler::new(
+            IdleKernel,
+            Instant::now(),
+            processes,
+            watch::Sender::default().subscribe(),
+            &settings,
+        );
         let stop = CancellationToken::new();
         let router = server::router(feed, settings.interval.get());
         let tasks = [

@@ -202,13 +202,12 @@ impl Cgroups {
         if let Some(known) = self.remembered.get(&id) {
             return known.clone();
         }
-        let unified = self.unified.clone()?;
-        if !unified.whole {
-            // Nothing to compare with: the host's cgroups are not visible.
+        let Some(Unified { mount, .. }) = self.unified.clone().filter(|unified| unified.whole) else {
+            // Nothing to compare with: the node's cgroups are not visible.
             return current.map(Arc::from);
-        }
+        };
         // Only the same inode is the same cgroup.
-        let current = current.filter(|path| inode(&below(&unified.mount, path)) == Some(id));
+        let current = current.filter(|path| inode(&below(&mount, path)) == Some(id));
         if let Some(path) = current {
             let path: Arc<str> = path.into();
             self.remember(id, Some(Arc::clone(&path)));
@@ -216,7 +215,7 @@ impl Cgroups {
         }
         if !self.searched {
             self.searched = true;
-            self.remember_all(&unified.mount, id);
+            self.remember_all(&mount, id);
         }
         let found = self.remembered.get(&id).cloned().flatten();
         self.remember(id, found.clone());
@@ -505,7 +504,11 @@ mod tests {
         }
         assert_eq!(tree.place(root, "4:memory:/batch\n0::/\n"), unlabelled("/batch"));
         assert_eq!(tree.place(root, "4:memory:/\n0::/\n"), unlabelled("/"));
-        assert_eq!(tree.place_of_gone(root), Place::default(), "it may have been anywhere");
+        assert_eq!(
+            tree.place_of_gone(root),
+            Place::default(),
+            "it may have been anywhere"
+        );
     }
 
     #[test]
@@ -547,7 +550,10 @@ mod tests {
         // What is mounted is the agent's own cgroup.
         let init = "0::/../../../init.scope\n";
         let mut tree = Tree::mounted("/", init);
-        let file = format!("0::/../../kubepods-pod{}.slice/crio-{C1}.scope\n", UID.replace('-', "_"));
+        let file = format!(
+            "0::/../../kubepods-pod{}.slice/crio-{C1}.scope\n",
+            UID.replace('-', "_")
+        );
         let place = tree.place(7, &file);
         assert_eq!(place.container, Some(C1.parse().unwrap()));
         assert_eq!(place.pod, Some(UID.parse().unwrap()));
@@ -572,7 +578,10 @@ mod tests {
         assert!(!tree.cgroups.exists(&place));
 
         let v1 = Tree::new(HYBRID);
-        let line = format!("32 31 0:29 / {} rw - cgroup cgroup rw,memory\n", v1.root.path().display());
+        let line = format!(
+            "32 31 0:29 / {} rw - cgroup cgroup rw,memory\n",
+            v1.root.path().display()
+        );
         let cgroups = Cgroups::of(&line, &Membership::parse(HYBRID));
         assert!(cgroups.exists(&place));
         v1.remove(&path);

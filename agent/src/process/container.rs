@@ -178,16 +178,9 @@ fn unescape(name: &str) -> Cow<'_, str> {
             let digits = str::from_utf8(digits).ok()?;
             Some((u8::from_str_radix(digits, 16).ok()?, behind))
         });
-        match byte {
-            Some((byte, behind)) => {
-                plain.push(byte);
-                rest = behind;
-            }
-            None => {
-                plain.push(*first);
-                rest = behind;
-            }
-        }
+        let (byte, behind) = byte.unwrap_or((*first, behind));
+        plain.push(byte);
+        rest = behind;
     }
     String::from_utf8(plain).map_or(Cow::Borrowed(name), Cow::Owned)
 }
@@ -269,10 +262,7 @@ mod tests {
     #[test]
     fn kubelet_with_systemd_and_a_runtime_without() {
         let name = format!("kubepods-burstable-pod{UID_}.slice:cri-containerd:{C1}");
-        check(
-            &format!("/system.slice/containerd.service/{name}"),
-            &[(UID, C1)],
-        );
+        check(&format!("/system.slice/containerd.service/{name}"), &[(UID, C1)]);
         check(&format!("/{name}"), &[(UID, C1)]);
         check(&format!("/system.slice:docker:{C1}"), &[("", C1)]);
         check(
@@ -342,11 +332,17 @@ mod tests {
     #[test]
     fn the_nodes_own_container_is_not_on_the_node() {
         let node = |path: &str| -> Vec<ContainerId> {
-            layers(path).into_iter().filter_map(|layer| layer.container).collect()
+            layers(path)
+                .into_iter()
+                .filter_map(|layer| layer.container)
+                .collect()
         };
         let inner = Some(layer((UID, C1)));
         let kind = format!("/docker/{C2}/kubelet/kubepods/burstable/pod{UID}/{C1}");
-        assert_eq!(outermost(&kind, &node(&format!("/docker/{C2}/init.scope"))), inner);
+        assert_eq!(
+            outermost(&kind, &node(&format!("/docker/{C2}/init.scope"))),
+            inner
+        );
         assert_eq!(outermost(&kind, &node("/init.scope")), Some(layer(("", C2))));
         let in_pod = format!("/kubepods/pod{OUTER}/{C2}/kubelet/kubepods/pod{UID}/{C1}");
         let outer = format!("/kubepods/pod{OUTER}/{C2}");
@@ -376,10 +372,7 @@ mod tests {
             &format!("/kubepods.slice/kubepods-pod{dashed}.slice/docker-{C1}.scope"),
             &[(UID, C1)],
         );
-        check(
-            &format!("/system.slice/docker\\x2d{C1}.scope"),
-            &[("", C1)],
-        );
+        check(&format!("/system.slice/docker\\x2d{C1}.scope"), &[("", C1)]);
         for name in ["a\\x2db", "\\x", "\\x2", "\\xzz", "\\", "\\x2d\\", "\\xc3\\xa9"] {
             check(&format!("/{name}"), &[]);
         }

@@ -8,9 +8,9 @@ mod container;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::stats::{Identity, Owner};
+use crate::workload::Place;
 pub use cgroup::{Cgroups, Membership};
 pub use container::{Layer, layers, outermost};
 
@@ -89,7 +89,18 @@ impl Processes {
         }
     }
 
-    /// Command and cgroup of an owner seen for the first time.
+    /// New counters were read, whose owners are to be identified.
+    pub fn start_reading(&mut self) {
+        self.cgroups.start_reading();
+    }
+
+    /// Whether the place may still be there; `false` only if its cgroup is surely gone.
+    #[must_use]
+    pub fn exists(&self, place: &Place) -> bool {
+        self.cgroups.exists(place)
+    }
+
+    /// Command and place of an owner seen for the first time.
     pub fn identify(&mut self, owner: &Owner) -> Identity {
         let found = self.command(owner);
         let gone = matches!(found, Ok(None));
@@ -98,12 +109,11 @@ impl Processes {
         } else {
             std::fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
         };
-        let membership = file.as_deref().map(Membership::parse).unwrap_or_default();
-        let cgroup = self.cgroups.path(owner.cgroup, &membership).map(Arc::from);
+        let membership = file.as_deref().map(Membership::parse);
         Identity {
             gone,
             command: found.ok().flatten(),
-            cgroup,
+            place: self.cgroups.place(owner.cgroup, membership.as_ref()),
         }
     }
 }

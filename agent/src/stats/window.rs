@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{CgroupPath, Delta, Event, Owner, Subject};
+use super::{Delta, Event, Owner, Subject};
+use crate::workload::Place;
 
 /// One moment of measurement.
 #[derive(Clone, Copy, Debug)]
@@ -150,10 +151,10 @@ impl Window {
         self.ticks.drain(..self.ticks.len() - recent);
     }
 
-    /// The process is gone: what it did is its cgroup's from now on.
-    pub fn retire(&mut self, owner: Owner, cgroup: CgroupPath) {
+    /// The process is gone: what it did is its place's from now on.
+    pub fn retire(&mut self, owner: Owner, place: Place) {
         if let Some(by_event) = self.series.remove(&Subject::Process(owner)) {
-            let exited = self.series.entry(Subject::Exited(cgroup)).or_default();
+            let exited = self.series.entry(Subject::Exited(place)).or_default();
             for (event, series) in by_event {
                 exited.entry(event).or_default().merge(&series);
             }
@@ -298,14 +299,18 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_leaves_its_past_to_its_cgroup() {
+    fn a_process_that_is_gone_leaves_its_past_to_its_place() {
         let mut window = Window::new(HISTORY, 60);
         window.push(start(), SECOND, &[delta(1, 1), delta(2, 10)]);
         window.push(start() + SECOND, SECOND, &[delta(1, 2)]);
-        window.retire(owner(1), Some("/a".into()));
-        window.retire(owner(2), Some("/a".into()));
+        let place = Place {
+            cgroup: Some("/a".into()),
+            ..Place::default()
+        };
+        window.retire(owner(1), place.clone());
+        window.retire(owner(2), place.clone());
         assert_eq!(requests(&window, 1), None);
-        let series = &window.series[&Subject::Exited(Some("/a".into()))][&Event::Request];
+        let series = &window.series[&Subject::Exited(place)][&Event::Request];
         assert_eq!(window.rates(series).collect::<Vec<_>>(), [11.0, 2.0]);
     }
 
