@@ -306,6 +306,7 @@ impl<K: Kernel> Sampler<K> {
             (self.losses, self.losses_changed) = (losses, measured.1);
         }
         counters.retain(|counter| counter.key.pid != self.own_pid);
+        self.processes.start_reading();
         self.ledger
             .read(&counters, |owner| self.processes.identify(&owner));
         Ok(measured)

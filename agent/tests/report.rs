@@ -91,6 +91,13 @@ impl World {
     }
 
     fn report(&self) -> Value {
+        let report = self.unchecked();
+        check_against_schema(&report);
+        check_against_contract(&report);
+        report
+    }
+
+    fn unchecked(&self) -> Value {
         let host_id: HostId = "example.org".parse().unwrap();
         let builder = ReportBuilder::new(StatusCodes::default(), Hook::Tracepoint, start(), self.max_size);
         let (report, _) = builder.build(&Facts {
@@ -101,10 +108,7 @@ impl World {
             directory: &self.directory,
             losses: (&self.losses, start() + SECOND),
         });
-        let report = serde_json::to_value(report).unwrap();
-        check_against_schema(&report);
-        check_against_contract(&report);
-        report
+        serde_json::to_value(report).unwrap()
     }
 }
 
@@ -519,8 +523,7 @@ fn the_host_says_what_was_lost_and_only_then() {
     for (index, loss) in Loss::ALL.iter().enumerate() {
         world.losses = Losses::default();
         world.losses.0[index] = 3;
-        let row =
-            &world.report()["Host"]["nodes"]["example.org;example.org"]["latest"]["http_statistics_losses"];
+        let row = &world.report()["Host"]["nodes"]["example.org;<host>"]["latest"]["http_statistics_losses"];
         let expected =
             json!({"timestamp": "2016-09-21T07:22:25.293175Z", "value": format!("{} 3", loss.name())});
         assert_eq!(*row, expected);
@@ -560,7 +563,7 @@ fn a_report_that_would_be_too_large_shows_less_of_the_past() {
     let mut world = large(200);
     world.max_size = usize::MAX;
     let length = |world: &World| {
-        let report = world.report();
+        let report = world.unchecked();
         let shown = values(&report, "Process", "example.org;1", REQUESTS).len();
         let last =
             &report["Process"]["nodes"]["example.org;1"]["metrics"][REQUESTS]["samples"][shown - 1]["date"];

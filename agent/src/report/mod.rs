@@ -338,7 +338,7 @@ fn host(facts: &Facts<'_>) -> Option<(String, Node)> {
         latest: [(LOSSES_ROW.into(), latest(&changed.into(), &causes.join(", ")))].into(),
         ..Node::default()
     };
-    (!causes.is_empty()).then(|| (format!("{0};{0}", facts.host_id), node))
+    (!causes.is_empty()).then(|| (format!("{};<host>", facts.host_id), node))
 }
 
 fn plugin_spec() -> PluginSpec {
