@@ -349,9 +349,6 @@ async fn the_host_tells_what_was_lost() {
     let world = World::new();
     let agent = Agent::start(&world, &settings(&[])).await;
     let mut scope = Scope::new(&agent);
-    scope
-        .probe
-        .knows(Kind::Host, "node-1;node-1", &[("host_name", "node-1")]);
     world.counters.lose(Loss::GaveUp, 2);
     let row = |app: &App| {
         shown(app, Kind::Host, "node-1;<host>")?
