@@ -412,9 +412,10 @@ impl<K: Kernel> Sampler<K> {
             info!("the counters can be read again");
         }
         let report = Body::from(json);
-        self.gzip_ticks = match self.notes.gzip.swap(false, Ordering::Relaxed) {
-            true => GZIP_TICKS,
-            false => self.gzip_ticks.saturating_sub(1),
+        self.gzip_ticks = if self.notes.gzip.swap(false, Ordering::Relaxed) {
+            GZIP_TICKS
+        } else {
+            self.gzip_ticks.saturating_sub(1)
         };
         if self.gzip_ticks > 0 && report.plain().len() >= LARGE_REPORT {
             report.compress();

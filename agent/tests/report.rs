@@ -128,9 +128,8 @@ fn check_against_schema(report: &Value) {
     let mut compiler = Compiler::new();
     compiler.enable_format_assertions();
     let schema = compiler.compile(path.to_str().unwrap(), &mut schemas).unwrap();
-    if let Err(error) = schemas.validate(report, schema) {
-        panic!("{error:#}");
-    }
+    let validated = schemas.validate(report, schema);
+    assert!(validated.is_ok(), "{:#}", validated.unwrap_err());
 }
 
 /// What a schema cannot say of what makes Scope's pictures wrong.
@@ -429,7 +428,7 @@ fn containers_and_pods_have_sums_of_their_own_with_exited_processes() {
             ["example.org;29770", "example.org;411"]
         );
         // The first of them came after the last look at who is alive.
-        let late = if expected.len() == 2 { 1 } else { 0 };
+        let late = u64::from(expected.len() == 2);
         world.tick(&[(nginx, Event::Request, 3 - late), (cgi, Event::Request, late)]);
     }
 }

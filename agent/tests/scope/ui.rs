@@ -153,7 +153,7 @@ impl Probe {
             merge_node(nodes.entry(id.clone()).or_default(), node);
         }
         let whole = report.clone();
-        if self.published % 3 != 0 {
+        if !self.published.is_multiple_of(3) {
             subtract(&mut report, &self.last);
         }
         self.last = whole;
