@@ -200,21 +200,40 @@ impl Window {
         self.series.iter()
     }
 
-    /// A series as rates per second, oldest first, for the last ticks of [`dates`](Self::dates).
+    /// The sum of series as rates per second, oldest first, for the last ticks of [`dates`](Self::dates), at most
+    /// `ticks`.
     ///
     /// A rate times the time it was measured over is the count: nothing is lost or repeated when ticks are late.
     #[must_use]
-    pub fn rates(&self, series: &Series) -> impl ExactSizeIterator<Item = f64> {
-        let first = self.ticks.len() - series.counts.len();
+    pub fn rates_of_sum(&self, series: &[&Series], ticks: usize) -> impl ExactSizeIterator<Item = f64> {
+        let longest = series.iter().map(|series| series.counts.len()).max().unwrap_or(0);
+        let ticks = longest.min(ticks);
+        let sum = move |ago: usize| -> u64 {
+            let counts = series.iter().filter_map(|series| {
+                let tick = series.counts.len().checked_sub(ago)?;
+                series.counts.get(tick)
+            });
+            counts.sum()
+        };
         self.ticks
-            .range(first..)
-            .zip(&series.counts)
-            .map(|(tick, count)| {
-                #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 in one tick")]
-                let count = *count as f64;
-                count / tick.elapsed.as_secs_f64()
-            })
+            .range(self.ticks.len() - ticks..)
+            .zip((0..ticks).rev())
+            .map(move |(tick, ago)| per_second(sum(ago + 1), tick.elapsed))
     }
+
+    /// A rate that none of the series' exceeds.
+    #[must_use]
+    pub fn highest_rate(&self, series: &Series) -> f64 {
+        let most = series.counts.iter().max().copied().unwrap_or(0);
+        let shortest = self.ticks.iter().map(|tick| tick.elapsed).min();
+        shortest.map_or(0.0, |shortest| per_second(most, shortest))
+    }
+}
+
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 in one tick")]
+    let count = count as f64;
+    count / elapsed.as_secs_f64()
 }
 
 #[cfg(test)]
@@ -251,7 +270,7 @@ mod tests {
             .series
             .get(&Subject::Process(owner(pid)))?
             .get(&Event::Request)?;
-        Some(window.rates(series).collect())
+        Some(window.rates_of_sum(&[series], usize::MAX).collect())
     }
 
     /// A window after ticks of one second with these counts.
@@ -332,7 +351,10 @@ mod tests {
         window.retire(owner(2), place.clone());
         assert_eq!(requests(&window, 1), None);
         let series = &window.series[&Subject::Exited(place)][&Event::Request];
-        assert_eq!(window.rates(series).collect::<Vec<_>>(), [11.0, 2.0]);
+        assert_eq!(
+            window.rates_of_sum(&[series], usize::MAX).collect::<Vec<_>>(),
+            [11.0, 2.0]
+        );
     }
 
     proptest! {
