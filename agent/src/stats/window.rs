@@ -339,6 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn while_the_host_is_suspended_only_the_clock_goes_on() {
+        let mut window = window(&[1, 2, 3]);
+        window.push(start() + SignedDuration::from_secs(50), SECOND, &[delta(1, 4)]);
+        assert_eq!(requests(&window, 1), Some(vec![1.0, 2.0, 3.0, 4.0]));
+        window.push(start() + SignedDuration::from_hours(1), SECOND, &[delta(1, 5)]);
+        assert_eq!(
+            requests(&window, 1),
+            Some(vec![5.0]),
+            "the rest is from before the history"
+        );
+        assert_eq!(window.dates().len(), 1);
+    }
+
+    #[test]
     fn a_process_that_is_gone_leaves_its_past_to_its_place() {
         let mut window = Window::new(HISTORY, 60);
         window.push(start(), SECOND, &[delta(1, 1), delta(2, 10)]);
@@ -357,10 +371,19 @@ mod tests {
         );
     }
 
+    /// Milliseconds: mostly small ones, at times an hour back or forth.
+    fn clock_step() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            30 => -2_000..5_000_i64,
+            1 => Just(3_600_000),
+            1 => Just(-3_600_000),
+        ]
+    }
+
     proptest! {
         #[test]
         fn rate_times_time_is_the_count(
-            ticks in prop::collection::vec((1..5_000_u64, -2_000..5_000_i64, 0..10_000_u64), 1..200)
+            ticks in prop::collection::vec((1..5_000_u64, clock_step(), 0..10_000_u64), 1..200)
         ) {
             let mut window = Window::new(HISTORY, 60);
             let mut clock = start();
@@ -381,6 +404,8 @@ mod tests {
                 prop_assert!(dates.is_sorted_by(|a, b| a < b));
                 prop_assert!(dates.len() <= 60 && rates.len() <= dates.len());
                 prop_assert_eq!(dates.last(), Some(&clock));
+                let span = clock.duration_since(dates[0]);
+                prop_assert!(span < SignedDuration::from_mins(1), "{}", span);
             }
         }
     }
