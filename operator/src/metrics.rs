@@ -39,7 +39,11 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("scope_http_statistics_operator");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The operator's version", build);
-        registry.register("reconciles", "Times that a resource was looked at", reconciles.clone());
+        registry.register(
+            "reconciles",
+            "Times that a resource was looked at",
+            reconciles.clone(),
+        );
         registry.register("reconcile_errors", "Times that this failed", errors.clone());
         registry.register_with_unit(
             "reconcile_own",
@@ -53,8 +57,16 @@ impl Default for Metrics {
             Unit::Seconds,
             api_time.clone(),
         );
-        registry.register("writes", "Writes to the API server, also refused ones", writes.clone());
-        registry.register("resources", "HttpStatistics resources that there are", resources.clone());
+        registry.register(
+            "writes",
+            "Writes to the API server, also refused ones",
+            writes.clone(),
+        );
+        registry.register(
+            "resources",
+            "HttpStatistics resources that there are",
+            resources.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             reconciles,

@@ -60,7 +60,10 @@ async fn ready(State(shared): State<Shared>) -> Response {
 async fn metrics_text(State(shared): State<Shared>) -> Response {
     match shared.metrics.text() {
         Ok(text) => (
-            [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            [(
+                CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
             text,
         )
             .into_response(),

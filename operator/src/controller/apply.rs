@@ -50,7 +50,9 @@ pub enum Error {
         source: Box<kube::Error>,
     },
     /// The API server took too long.
-    #[error("failed to apply {kind} {name}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again")]
+    #[error(
+        "failed to apply {kind} {name}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again"
+    )]
     Timeout {
         /// What.
         kind: String,
@@ -59,11 +61,14 @@ pub enum Error {
     },
 }
 
-/// What a person can do about it, where it can be known.
-fn explain(error: &kube::Error) -> String {
+/// What went wrong and what a person can do about it, where that can be known.
+pub(super) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
-            format!("{}: give the operator the roles of its installation", status.message)
+            format!(
+                "{}: give the operator the roles of its installation",
+                status.message
+            )
         }
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         error => error.to_string(),
@@ -193,7 +198,11 @@ impl Applier {
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let object = self
-            .timed(&kind, &name, api.patch(&name, &parameters, &Patch::Apply(desired)))
+            .timed(
+                &kind,
+                &name,
+                api.patch(&name, &parameters, &Patch::Apply(desired)),
+            )
             .await?;
         let answered = fingerprint(&object).map_err(json)?;
         tracing::info!(kind, name, "applied");
@@ -287,11 +296,23 @@ mod tests {
             fingerprint(&value).unwrap()
         };
         let same = object(&|_| ());
-        assert_eq!(same, object(&|value| value["metadata"]["resourceVersion"] = json!("2")));
-        assert_eq!(same, object(&|value| value["metadata"]["managedFields"] = json!([{}])));
+        assert_eq!(
+            same,
+            object(&|value| value["metadata"]["resourceVersion"] = json!("2"))
+        );
+        assert_eq!(
+            same,
+            object(&|value| value["metadata"]["managedFields"] = json!([{}]))
+        );
         assert_eq!(same, object(&|value| value["status"]["ready"] = json!(3)));
-        assert_ne!(same, object(&|value| value["metadata"]["labels"]["a"] = json!("c")));
-        assert_ne!(same, object(&|value| value["metadata"]["ownerReferences"] = json!([])));
+        assert_ne!(
+            same,
+            object(&|value| value["metadata"]["labels"]["a"] = json!("c"))
+        );
+        assert_ne!(
+            same,
+            object(&|value| value["metadata"]["ownerReferences"] = json!([]))
+        );
         assert_ne!(same, object(&|value| value["spec"]["replicas"] = json!(2)));
         assert_ne!(same, object(&|value| value["data"] = json!({})));
     }

@@ -7,9 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
-};
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
     ExecAction, HostPathVolumeSource, NodeAffinity, NodeSelector, ObjectFieldSelector, PodSpec,
@@ -123,7 +121,10 @@ fn labels(name: &str) -> BTreeMap<String, String> {
 
 fn metadata(identity: &Identity) -> ObjectMeta {
     let mut labels = labels(&identity.name);
-    labels.insert("app.kubernetes.io/managed-by".to_owned(), FIELD_MANAGER.to_owned());
+    labels.insert(
+        "app.kubernetes.io/managed-by".to_owned(),
+        FIELD_MANAGER.to_owned(),
+    );
     ObjectMeta {
         name: Some(object_name(&identity.name)),
         labels: Some(labels),
@@ -343,10 +344,7 @@ fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec
         ),
         value("SCOPE_HTTP_STATISTICS_HOOK", hook_name(hook).to_owned()),
         // The probes need it as well.
-        value(
-            "SCOPE_HTTP_STATISTICS_PLUGIN_DIR",
-            plugin_directory.to_owned(),
-        ),
+        value("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
     ];
     if host_id == HostId::NodeName {
         variables.push(EnvVar {

@@ -23,8 +23,7 @@ use super::pods::AgentPod;
 use super::unchecked::Unchecked;
 
 /// The agents' pods; those of a manifest without the operator have no such label.
-const AGENT_PODS: &str =
-    "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component=agent,app.kubernetes.io/instance";
+const AGENT_PODS: &str = "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component=agent,app.kubernetes.io/instance";
 
 /// Why a resource is looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,12 +65,20 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
         watcher(Api::<Unchecked>::all(client.clone()), watcher::Config::default()),
         thin,
         // A change of one resource may free nodes for others. The status is our own.
-        |resource: &Unchecked| Some(hash(&(resource.meta().generation, resource.meta().deletion_timestamp.is_some()))),
+        |resource: &Unchecked| {
+            Some(hash(&(
+                resource.meta().generation,
+                resource.meta().deletion_timestamp.is_some(),
+            )))
+        },
         |_| Trigger::All,
     );
     let (client, namespace_of) = namespaced(client);
     let (service_accounts, on_service_account) = reflect(
-        watcher(Api::<ServiceAccount>::namespaced(client.clone(), &namespace_of), managed.clone()),
+        watcher(
+            Api::<ServiceAccount>::namespaced(client.clone(), &namespace_of),
+            managed.clone(),
+        ),
         thin,
         version,
         owner,
@@ -83,13 +90,19 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
         owner,
     );
     let (config_maps, on_config_map) = reflect(
-        watcher(Api::<ConfigMap>::namespaced(client.clone(), &namespace_of), managed.clone()),
+        watcher(
+            Api::<ConfigMap>::namespaced(client.clone(), &namespace_of),
+            managed.clone(),
+        ),
         thin,
         version,
         owner,
     );
     let (daemon_sets, on_daemon_set) = reflect(
-        watcher(Api::<DaemonSet>::namespaced(client.clone(), &namespace_of), managed),
+        watcher(
+            Api::<DaemonSet>::namespaced(client.clone(), &namespace_of),
+            managed,
+        ),
         thin,
         version,
         owner,
@@ -106,7 +119,10 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
         owner,
     );
     let (nodes, on_node) = reflect(
-        watcher(Api::<PartialObjectMeta<Node>>::all(client), watcher::Config::default()),
+        watcher(
+            Api::<PartialObjectMeta<Node>>::all(client),
+            watcher::Config::default(),
+        ),
         |node: &mut PartialObjectMeta<Node>| {
             thin(node);
             node.metadata.annotations = None;
@@ -221,7 +237,13 @@ fn owner(object: &impl Resource) -> Trigger {
     let label = object.labels().get(INSTANCE_LABEL).cloned();
     let owner = || {
         let owners = object.owner_references();
-        Some(owners.iter().find(|owner| owner.kind == "HttpStatistics")?.name.clone())
+        Some(
+            owners
+                .iter()
+                .find(|owner| owner.kind == "HttpStatistics")?
+                .name
+                .clone(),
+        )
     };
     label.or_else(owner).map_or(Trigger::All, Trigger::One)
 }
@@ -258,7 +280,11 @@ impl Caches {
     #[must_use]
     pub fn pods_of(&self, name: &str) -> Vec<Arc<AgentPod>> {
         let mut pods = self.pods.state();
-        pods.retain(|pod| pod.labels().get(INSTANCE_LABEL).is_some_and(|instance| instance == name));
+        pods.retain(|pod| {
+            pod.labels()
+                .get(INSTANCE_LABEL)
+                .is_some_and(|instance| instance == name)
+        });
         pods
     }
 }

@@ -113,7 +113,14 @@ impl Remainder {
             Self::Nodes(alternatives) => Some(
                 alternatives
                     .iter()
-                    .map(|labels| term(labels.iter().map(|label| not_in(&label.key, &label.value)).collect()))
+                    .map(|labels| {
+                        term(
+                            labels
+                                .iter()
+                                .map(|label| not_in(&label.key, &label.value))
+                                .collect(),
+                        )
+                    })
                     .collect(),
             ),
             // The selector asks for Linux, so this matches no node.

@@ -1,29 +1,45 @@
 //! Which changes of the status are told as Events: transitions only, each once.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::events::{Event, EventType, Recorder};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 
+use super::build::FIELD_MANAGER;
 use super::status::condition;
 use super::unchecked::Unchecked;
 use crate::api::v1alpha1::HttpStatisticsStatus;
-use kube::Resource as _;
 
-/// Longest note of an Event, in bytes (Kubernetes, `NoteLengthLimit`).
-const MAX_NOTE: usize = 1024;
+/// Where Events about what has no namespace live, and where `kubectl describe` finds them.
+const NAMESPACE: &str = "default";
+/// Longest message of an Event, in bytes (Kubernetes, `NoteLengthLimit`).
+const MAX_MESSAGE: usize = 1024;
 
-/// An Event could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to write an Event")]
-pub struct Error(#[from] kube::Error);
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transition {
+    /// Whether somebody should do something about it.
+    pub warning: bool,
+    /// In one word.
+    pub reason: String,
+    /// In a sentence.
+    pub message: String,
+}
 
 /// What to tell when the status changes from `before` to `after`.
 #[must_use]
-pub fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) -> Vec<Event> {
+pub fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) -> Vec<Transition> {
+    let tell = |warning, reason: &str, message: &str| Transition {
+        warning,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
     let mut events = Vec::new();
     if let Some((now, was)) = changed(before, after, "Degraded") {
         match (now.status == "True", was.map(|was| was.status.as_str())) {
-            (true, _) => events.push(event(EventType::Warning, &now.reason, &now.message)),
-            (false, Some("True")) => events.push(event(EventType::Normal, "Recovered", &now.message)),
+            (true, _) => events.push(tell(true, &now.reason, &now.message)),
+            (false, Some("True")) => events.push(tell(false, "Recovered", &now.message)),
             // It has never been otherwise.
             (false, _) => {}
         }
@@ -32,7 +48,7 @@ pub fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) 
         match now.reason.as_str() {
             // These are told as what is wrong.
             "InvalidSpec" | "ApplyFailed" => {}
-            reason => events.push(event(EventType::Normal, reason, &now.message)),
+            reason => events.push(tell(false, reason, &now.message)),
         }
     }
     events
@@ -49,28 +65,53 @@ fn changed<'a>(
     (!same).then_some((now, was))
 }
 
-fn event(kind: EventType, reason: &str, message: &str) -> Event {
-    let end = (0..=MAX_NOTE.min(message.len()))
+/// An Event as the API server takes it. Of the group without a name: before 1.21 the other one does not let Events about
+/// what has no namespace into the namespace `default`.
+#[must_use]
+pub fn event(resource: &Unchecked, transition: &Transition, now: Timestamp) -> Event {
+    let Transition {
+        warning,
+        reason,
+        message,
+    } = transition;
+    let end = (0..=MAX_MESSAGE.min(message.len()))
         .rev()
         .find(|end| message.is_char_boundary(*end))
         .unwrap_or(0);
     Event {
-        type_: kind,
-        reason: reason.to_owned(),
-        note: Some(message[..end].to_owned()),
-        action: "Reconcile".to_owned(),
-        secondary: None,
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", resource.name_any(), now.as_nanosecond())),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: resource.object_ref(&()),
+        type_: Some(if *warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(reason.clone()),
+        message: Some(message[..end].to_owned()),
+        source: Some(EventSource {
+            component: Some(FIELD_MANAGER.to_owned()),
+            host: None,
+        }),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        ..Event::default()
     }
 }
 
-/// Writes `events` about `resource`.
+/// Writes Events about `resource`.
 ///
 /// # Errors
 /// The first that the API server refuses.
-pub async fn publish(recorder: &Recorder, resource: &Unchecked, events: &[Event]) -> Result<(), Error> {
-    let reference = resource.object_ref(&());
-    for event in events {
-        recorder.publish(event, &reference).await?;
+pub async fn publish(
+    client: &Client,
+    resource: &Unchecked,
+    transitions: &[Transition],
+) -> Result<(), kube::Error> {
+    let api = Api::<Event>::namespaced(client.clone(), NAMESPACE);
+    for transition in transitions {
+        let event = event(resource, transition, Timestamp::now());
+        api.create(&PostParams::default(), &event).await?;
     }
     Ok(())
 }

@@ -29,7 +29,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::ListParams;
 use kube::runtime::controller::{self, Action};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
@@ -92,7 +91,6 @@ struct Remembered {
 struct Context {
     caches: Caches,
     applier: Applier,
-    recorder: Recorder,
     namespace: String,
     /// By uid.
     remembered: Mutex<HashMap<String, Remembered>>,
@@ -115,11 +113,7 @@ pub async fn run(
     let (caches, triggers) = caches::watch(&client, &namespace);
     let resources = caches.resources.clone();
     let context = Arc::new(Context {
-        applier: Applier {
-            client: client.clone(),
-            metrics,
-        },
-        recorder: Recorder::new(client, Reporter::from(build::FIELD_MANAGER)),
+        applier: Applier { client, metrics },
         namespace,
         remembered: Mutex::default(),
         caches: caches.clone(),
@@ -131,7 +125,11 @@ pub async fn run(
             move |trigger| {
                 let names: Vec<String> = match trigger {
                     Trigger::One(name) => vec![name],
-                    Trigger::All => resources.state().iter().map(|resource| resource.name_any()).collect(),
+                    Trigger::All => resources
+                        .state()
+                        .iter()
+                        .map(|resource| resource.name_any())
+                        .collect(),
                 };
                 let existing = names
                     .into_iter()
@@ -275,7 +273,10 @@ impl Context {
                 generation: resource.metadata.generation,
                 outcome,
                 daemon_set: attempt.daemon_set.as_ref().map(|applied| &*applied.object),
-                daemon_set_outdated: attempt.daemon_set.as_ref().is_some_and(|applied| applied.outdated),
+                daemon_set_outdated: attempt
+                    .daemon_set
+                    .as_ref()
+                    .is_some_and(|applied| applied.outdated),
                 failures: &failures,
             },
             Timestamp::now(),
@@ -284,7 +285,11 @@ impl Context {
         let written = self.tell(resource, &previous, next, &mut remembered).await;
 
         let failed = matches!(attempt.result, Err(AttemptError::Failed(_))) || written.is_err();
-        remembered.failures = if failed { remembered.failures.saturating_add(1) } else { 0 };
+        remembered.failures = if failed {
+            remembered.failures.saturating_add(1)
+        } else {
+            0
+        };
         self.remember(uid, remembered);
         if let Err(AttemptError::Failed(error)) = attempt.result {
             return Err(error);
@@ -408,15 +413,19 @@ impl Context {
         self.applier.write_status(resource, &next).await?;
         let events = events::transitions(previous, &next);
         for event in &events {
-            let note = event.note.as_deref().unwrap_or_default();
-            tracing::info!(resource = resource.name_any(), reason = event.reason, "{note}");
+            tracing::info!(
+                resource = resource.name_any(),
+                reason = event.reason,
+                "{}",
+                event.message
+            );
         }
         remembered.status = Some((next, Instant::now()));
         // The status tells the same; an Event is not worth a second attempt.
-        let publish = events::publish(&self.recorder, resource, &events);
+        let publish = events::publish(&self.applier.client, resource, &events);
         match tokio::time::timeout(apply::WRITE_TIMEOUT, publish).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = %cause(&error), "an Event is lost"),
+            Ok(Err(error)) => tracing::warn!(error = apply::explain(&error), "an Event is lost"),
             Err(_elapsed) => tracing::warn!("an Event is lost: the API server did not answer"),
         }
         Ok(None)
@@ -437,7 +446,10 @@ impl Context {
 
     fn retry(&self, resource: &Unchecked, error: &Error) -> Action {
         let uid = resource.uid().unwrap_or_default();
-        let failures = self.remembered().get(&uid).map_or(1, |remembered| remembered.failures);
+        let failures = self
+            .remembered()
+            .get(&uid)
+            .map_or(1, |remembered| remembered.failures);
         let backoff = FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
         let asked = match error {
             Error::Apply(error) => error.retry_after(),
@@ -445,15 +457,4 @@ impl Context {
         };
         Action::requeue(backoff.min(LAST_RETRY).max(asked.unwrap_or_default()))
     }
-}
-
-/// An error and what caused it.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text += &format!(": {error}");
-        next = error.source();
-    }
-    text
 }

@@ -222,7 +222,8 @@ mod tests {
         }});
         let own = Some("kernel 4.19: no BTF: take a kernel with CONFIG_DEBUG_INFO_BTF");
         let silent = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
-        let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        let waiting =
+            |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
         let running = json!({"running": {}});
         let pull = "Back-off pulling image \"agent:1\"";
         let cases = [
@@ -297,7 +298,8 @@ mod tests {
         status["conditions"] = json!([{"type": "Ready", "status": "False"}]);
         let mut going = pod(status);
         assert!(going.failure().is_some());
-        going.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         assert_eq!(going.failure(), None);
     }
 

@@ -144,7 +144,8 @@ impl Rollout {
             };
         }
         // A node that joins or restarts afterwards is no change that is being rolled out.
-        let was_done = condition(previous, "Progressing").is_some_and(|condition| condition.status == "False");
+        let was_done =
+            condition(previous, "Progressing").is_some_and(|condition| condition.status == "False");
         let failing = i32::try_from(seen.failures.len()).unwrap_or(i32::MAX);
         if was_done || nodes.ready.saturating_add(failing) >= nodes.desired {
             Self::Done
@@ -157,8 +158,8 @@ impl Rollout {
 fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
     let NodeCounts {
         desired,
-        updated,
-        ready,
+        updated: _,
+        ready: _,
         unavailable,
     } = nodes;
     match &seen.outcome {
@@ -167,11 +168,9 @@ fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
         Outcome::Applied { contest, .. } if !contest.is_empty() => {
             Verdict::new(false, "Conflict", describe_contest(contest))
         }
-        Outcome::Applied { .. } if rollout == Rollout::UnderWay => Verdict::new(
-            false,
-            "RollingOut",
-            format!("{updated} of {desired} nodes have the current agent, {ready} are ready"),
-        ),
+        Outcome::Applied { .. } if rollout == Rollout::UnderWay => {
+            Verdict::new(false, "RollingOut", describe_rollout(nodes))
+        }
         Outcome::Applied { .. } if unavailable > 0 => Verdict::new(
             false,
             "AgentsUnavailable",
@@ -191,12 +190,6 @@ fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
 }
 
 fn progressing(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
-    let NodeCounts {
-        desired,
-        updated,
-        ready,
-        unavailable: _,
-    } = nodes;
     match &seen.outcome {
         Outcome::Invalid(_) => Verdict::new(
             false,
@@ -205,11 +198,7 @@ fn progressing(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict 
         ),
         Outcome::Failed(_) => Verdict::new(true, "ApplyFailed", "trying again"),
         Outcome::Applied { .. } => match rollout {
-            Rollout::UnderWay => Verdict::new(
-                true,
-                "RollingOut",
-                format!("{updated} of {desired} nodes have the current agent, {ready} are ready"),
-            ),
+            Rollout::UnderWay => Verdict::new(true, "RollingOut", describe_rollout(nodes)),
             Rollout::Waiting => Verdict::new(
                 false,
                 "WaitingForDeletion",
@@ -247,13 +236,30 @@ fn and_more(named: &[String], all: usize, separator: &str) -> String {
     text
 }
 
+fn describe_rollout(nodes: NodeCounts) -> String {
+    let NodeCounts {
+        desired,
+        updated,
+        ready,
+        unavailable: _,
+    } = nodes;
+    if desired == 0 {
+        return "Kubernetes has not taken up the change yet".to_owned();
+    }
+    format!("{updated} of {desired} nodes have the current agent, {ready} are ready")
+}
+
 fn describe_contest(contest: &Contest) -> String {
     let Contest { older, nodes } = contest;
     let named = &nodes[..nodes.len().min(MAX_NAMED)];
     format!(
         "{} selected here run the agent of the older {} {}: {}; narrow a nodeSelector, or delete one of the resources",
         count_nodes(nodes.len()),
-        if older.len() == 1 { "HttpStatistics" } else { "HttpStatistics resources" },
+        if older.len() == 1 {
+            "HttpStatistics"
+        } else {
+            "HttpStatistics resources"
+        },
         and_more(&older[..older.len().min(MAX_NAMED)], older.len(), ", "),
         and_more(named, nodes.len(), ", "),
     )
@@ -275,10 +281,7 @@ fn describe_failures(failures: &[UnavailableNode]) -> String {
 /// The condition `kind` of a status.
 #[must_use]
 pub fn condition<'a>(status: &'a HttpStatisticsStatus, kind: &str) -> Option<&'a Condition> {
-    status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)
+    status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 fn dated(

@@ -28,7 +28,9 @@ pub enum Error {
     #[error("metadata.{0} is missing: the API server sets it")]
     Metadata(&'static str),
     /// Cannot be the value of the label by which the agents are selected.
-    #[error("metadata.name: `{0}` has more than {MAX_NAME} characters, but labels the agents: choose a shorter one")]
+    #[error(
+        "metadata.name: `{0}` has more than {MAX_NAME} characters, but labels the agents: choose a shorter one"
+    )]
     Name(String),
     /// Missing, or of another type.
     #[error("{path}: {reason}")]
@@ -42,7 +44,9 @@ pub enum Error {
     #[error("spec.image: `{0}` is not an image: write it as in registry.example/agent:0.1.0")]
     Image(String),
     /// Neither key nor value of a label.
-    #[error("spec.nodeSelector: `{key}: {value}` is not a label: names and values have at most 63 of A-Z, a-z, 0-9, `-`, `_` and `.`")]
+    #[error(
+        "spec.nodeSelector: `{key}: {value}` is not a label: names and values have at most 63 of A-Z, a-z, 0-9, `-`, `_` and `.`"
+    )]
     Label {
         /// Its key.
         key: String,
@@ -81,7 +85,9 @@ pub enum Error {
         amount: String,
     },
     /// No pod could ever be made of it.
-    #[error("spec.resources: the request for {name}, {request}, is above its limit, {limit}: raise the limit")]
+    #[error(
+        "spec.resources: the request for {name}, {request}, is above its limit, {limit}: raise the limit"
+    )]
     RequestAboveLimit {
         /// Of what.
         name: String,
@@ -106,7 +112,9 @@ pub enum Error {
         max: i32,
     },
     /// The window would hold no measurement.
-    #[error("spec.historySeconds: {history} is less than intervalSeconds, {interval}: no measurement would be reported")]
+    #[error(
+        "spec.historySeconds: {history} is less than intervalSeconds, {interval}: no measurement would be reported"
+    )]
     HistoryBelowInterval {
         /// The window, in seconds.
         history: i32,
@@ -114,7 +122,9 @@ pub enum Error {
         interval: i32,
     },
     /// Not a directory for a socket.
-    #[error("spec.pluginDirectory: `{0}` is not usable: give an absolute path of at most {MAX_PLUGIN_DIRECTORY} letters, digits, `-`, `_` and `.`, as in /var/run/scope/plugins")]
+    #[error(
+        "spec.pluginDirectory: `{0}` is not usable: give an absolute path of at most {MAX_PLUGIN_DIRECTORY} letters, digits, `-`, `_` and `.`, as in /var/run/scope/plugins"
+    )]
     PluginDirectory(String),
 }
 

@@ -19,14 +19,16 @@ use crate::until;
 fn programs() -> Result<PathBuf> {
     let cache = std::env::var_os("SCOPE_HTTP_STATISTICS_CACHE").map_or_else(
         || {
-            let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-                Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))
-            });
+            let home = std::env::var_os("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
             home.map(|home| home.join("scope-http-statistics"))
         },
         |cache| Some(PathBuf::from(cache)),
     );
-    let directory = cache.context("neither SCOPE_HTTP_STATISTICS_CACHE nor HOME is set")?.join("kubernetes");
+    let directory = cache
+        .context("neither SCOPE_HTTP_STATISTICS_CACHE nor HOME is set")?
+        .join("kubernetes");
     ensure!(
         directory.join("kube-apiserver").exists(),
         "there is no control plane in {}: run `.ci/setup test`",
@@ -36,14 +38,19 @@ fn programs() -> Result<PathBuf> {
 }
 
 /// A process that ends with us: also when we are killed, since it is started from the main thread.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     name: String,
     log: PathBuf,
 }
 
 impl Process {
-    pub fn start(program: &Path, arguments: &[String], environment: &[(&str, &str)], log: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[String],
+        environment: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
@@ -57,35 +64,41 @@ impl Process {
             .with_context(|| format!("starting {}", program.display()))?;
         Ok(Self {
             child,
-            name: program.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: program
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             log: log.to_owned(),
         })
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// An error, with the end of its log, if it has ended.
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended with {status}:\n{}", self.name, self.last_lines(20));
         }
         Ok(())
     }
 
-    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    pub fn last_lines(&self, count: usize) -> String {
+    pub(crate) fn last_lines(&self, count: usize) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
-    pub fn terminate(&self) -> Result<()> {
-        let status = Command::new("kill").args(["-TERM", &self.id().to_string()]).status()?;
+    pub(crate) fn terminate(&self) -> Result<()> {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status()?;
         ensure!(status.success(), "failed to end {}", self.name);
         Ok(())
     }
@@ -99,16 +112,16 @@ impl Drop for Process {
     }
 }
 
-pub fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The cluster under test.
-pub struct Cluster {
-    pub admin: Client,
+pub(crate) struct Cluster {
+    pub(crate) admin: Client,
     /// Of the administrator, and where others are written.
-    pub kubeconfig: Kubeconfig,
-    pub directory: TempDir,
+    pub(crate) kubeconfig: Kubeconfig,
+    pub(crate) directory: TempDir,
     own: Option<Own>,
 }
 
@@ -125,7 +138,7 @@ const ADMIN_TOKEN: &str = "admin-token";
 
 impl Cluster {
     /// The cluster of `SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG`, or one of our own.
-    pub async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         if let Some(path) = std::env::var_os("SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG") {
             let kubeconfig = Kubeconfig::read_from(path)?;
@@ -167,7 +180,10 @@ impl Cluster {
             .status()
             .context("openssl")?;
         ensure!(generated.success(), "openssl failed");
-        fs::write(path("tokens"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))?;
+        fs::write(
+            path("tokens"),
+            format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"),
+        )?;
         fs::write(
             path("audit-policy"),
             json!({
@@ -207,7 +223,8 @@ impl Cluster {
             &[
                 format!("--kubeconfig={}", text(path("admin.kubeconfig"))),
                 // Not nodelifecycle: nobody keeps our nodes alive.
-                "--controllers=daemonset,garbagecollector,namespace,serviceaccount,serviceaccount-token".to_owned(),
+                "--controllers=daemonset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+                    .to_owned(),
                 format!("--service-account-private-key-file={key}"),
                 "--leader-elect=false".to_owned(),
                 "--kube-api-qps=1000".to_owned(),
@@ -247,18 +264,20 @@ impl Cluster {
             let request = axum::http::Request::get("/readyz").body(Vec::new())?;
             match self.admin.request_text(request).await {
                 Ok(text) if text == "ok" => return Ok(()),
-                _ if start.elapsed() > Duration::from_mins(2) => bail!("the API server does not become ready"),
+                _ if start.elapsed() > Duration::from_mins(2) => {
+                    bail!("the API server does not become ready")
+                }
                 _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
     }
 
     /// Whether it is ours to break.
-    pub fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
     }
 
-    pub fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         if let Some(own) = &mut self.own {
             own.etcd.check()?;
             own.controllers.check()?;
@@ -267,7 +286,7 @@ impl Cluster {
     }
 
     /// Stops the API server, lets `meanwhile` pass, and starts it again.
-    pub async fn restart_api_server(&mut self, meanwhile: Duration) -> Result<()> {
+    pub(crate) async fn restart_api_server(&mut self, meanwhile: Duration) -> Result<()> {
         let Some(own) = &mut self.own else {
             bail!("not our cluster");
         };
@@ -283,7 +302,7 @@ impl Cluster {
     }
 
     /// A kubeconfig file for a token.
-    pub fn write_kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
+    pub(crate) fn write_kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         let mut kubeconfig = self.kubeconfig.clone();
         for user in &mut kubeconfig.auth_infos {
             user.auth_info = Some(serde_json::from_value(json!({"token": token}))?);
@@ -294,7 +313,7 @@ impl Cluster {
     }
 
     /// What `user` has written since the beginning, as `VERB RESOURCE NAME CODE`.
-    pub fn writes(&self, user: &str) -> Result<Vec<String>> {
+    pub(crate) fn writes(&self, user: &str) -> Result<Vec<String>> {
         let log = File::open(self.directory.path().join("audit.log"))?;
         let mut writes = Vec::new();
         for line in BufReader::new(log).lines() {
@@ -331,19 +350,19 @@ fn kubeconfig(server: &str, token: &str) -> Result<Kubeconfig> {
     }))?)
 }
 
-pub async fn client(kubeconfig: &Kubeconfig) -> Result<Client> {
+pub(crate) async fn client(kubeconfig: &Kubeconfig) -> Result<Client> {
     let config = Config::from_custom_kubeconfig(kubeconfig.clone(), &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }
 
 /// The operator, as a process with the rights of its service account.
-pub struct Operator {
-    pub process: Process,
-    pub port: u16,
+pub(crate) struct Operator {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
 }
 
 impl Operator {
-    pub fn start(cluster: &Cluster, kubeconfig: &Path) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster, kubeconfig: &Path) -> Result<Self> {
         let port = free_port()?;
         let process = Process::start(
             Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-operator")),
@@ -358,18 +377,21 @@ impl Operator {
     }
 
     /// Code and body of a path of its server.
-    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String)> {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let code = text.split(' ').nth(1).context("no status line")?.parse()?;
         Ok((code, text.split_once("\r\n\r\n").context("no body")?.1.to_owned()))
     }
 
-    pub async fn wait_until_ready(&mut self) -> Result<()> {
+    pub(crate) async fn wait_until_ready(&mut self) -> Result<()> {
         until("the operator is ready", async || {
             self.process.check()?;
             Ok(matches!(self.get("/readyz"), Ok((200, _))).then_some(()))
@@ -378,7 +400,7 @@ impl Operator {
     }
 
     /// Sum of the values of a metric over its labels.
-    pub fn metric(&self, name: &str) -> Result<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
         let (_, text) = self.get("/metrics")?;
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -388,18 +410,25 @@ impl Operator {
     }
 
     /// Memory that it has used at most, in KiB.
-    pub fn peak_memory(&self) -> Result<u64> {
+    pub(crate) fn peak_memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).context("no VmHWM")?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .context("no VmHWM")?;
         Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
     }
 
     /// Ends it as Kubernetes does; returns how long it took.
-    pub async fn stop(mut self) -> Result<Duration> {
+    pub(crate) async fn stop(mut self) -> Result<Duration> {
         let start = std::time::Instant::now();
         self.process.terminate()?;
         let status = until("the operator has ended", async || self.process.ended()).await?;
-        ensure!(status.success(), "it ended with {status}:\n{}", self.process.last_lines(20));
+        ensure!(
+            status.success(),
+            "it ended with {status}:\n{}",
+            self.process.last_lines(20)
+        );
         Ok(start.elapsed())
     }
 }

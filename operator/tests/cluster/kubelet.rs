@@ -12,15 +12,15 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 /// What the agents of a node say before they die.
-pub type LastWords = Arc<Mutex<BTreeMap<String, String>>>;
+pub(crate) type LastWords = Arc<Mutex<BTreeMap<String, String>>>;
 
-pub struct Kubelet {
-    pub last_words: LastWords,
+pub(crate) struct Kubelet {
+    pub(crate) last_words: LastWords,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Kubelet {
-    pub fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client) -> Self {
         let last_words = LastWords::default();
         let task = tokio::spawn(run(client, Arc::clone(&last_words)));
         Self { last_words, task }
@@ -95,7 +95,12 @@ fn node(pod: &Pod) -> Option<String> {
         let required = affinity
             .required_during_scheduling_ignored_during_execution
             .as_ref()?;
-        let field = required.node_selector_terms.first()?.match_fields.as_ref()?.first()?;
+        let field = required
+            .node_selector_terms
+            .first()?
+            .match_fields
+            .as_ref()?
+            .first()?;
         field.values.as_ref()?.first().cloned()
     })
 }
@@ -152,7 +157,10 @@ async fn step(pods: Api<Pod>, pod: Pod, last_words: LastWords) -> String {
         let _ = pods.delete(&name, &now).await;
         return name;
     }
-    if let (Some(node), None) = (node(&pod), pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())) {
+    if let (Some(node), None) = (
+        node(&pod),
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()),
+    ) {
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},

@@ -85,7 +85,10 @@ const TESTS: &[(&str, Test)] = tests! {
 };
 
 fn main() -> ExitCode {
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let chosen: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let tests: Vec<_> = TESTS
         .iter()
         .filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|part| name.contains(part.as_str())))
@@ -123,7 +126,10 @@ fn main() -> ExitCode {
                     failed += 1;
                     println!("test {name} ... FAILED: {error:?}");
                     if let Some(operator) = &world.operator {
-                        println!("the operator's log ends with\n{}", operator.process.last_lines(20));
+                        println!(
+                            "the operator's log ends with\n{}",
+                            operator.process.last_lines(20)
+                        );
                     }
                 }
             }
@@ -131,7 +137,11 @@ fn main() -> ExitCode {
     });
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {verdict}. {passed} passed; {failed} failed;");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 impl World {
@@ -145,9 +155,13 @@ impl World {
             let namespace = document["metadata"]["namespace"].as_str();
             match document["kind"].as_str().context("a document without a kind")? {
                 "Namespace" => install::<Namespace>(&Api::all(admin.clone()), document).await?,
-                "ServiceAccount" => install::<ServiceAccount>(&namespaced(admin, namespace)?, document).await?,
+                "ServiceAccount" => {
+                    install::<ServiceAccount>(&namespaced(admin, namespace)?, document).await?
+                }
                 "ClusterRole" => install::<ClusterRole>(&Api::all(admin.clone()), document).await?,
-                "ClusterRoleBinding" => install::<ClusterRoleBinding>(&Api::all(admin.clone()), document).await?,
+                "ClusterRoleBinding" => {
+                    install::<ClusterRoleBinding>(&Api::all(admin.clone()), document).await?
+                }
                 "Role" => install::<Role>(&namespaced(admin, namespace)?, document).await?,
                 "RoleBinding" => install::<RoleBinding>(&namespaced(admin, namespace)?, document).await?,
                 // It runs here, as a process.
@@ -156,7 +170,8 @@ impl World {
             }
         }
         let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE);
-        let request: TokenRequest = serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
+        let request: TokenRequest =
+            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
         let token = accounts
             .create_token_request("scope-http-statistics-operator", &PostParams::default(), &request)
             .await?;
@@ -221,7 +236,10 @@ impl World {
 
     async fn change(&self, name: &str, spec: Value) -> Result<HttpStatistics> {
         let patch = Patch::Merge(json!({"spec": spec}));
-        Ok(self.resources().patch(name, &PatchParams::default(), &patch).await?)
+        Ok(self
+            .resources()
+            .patch(name, &PatchParams::default(), &patch)
+            .await?)
     }
 
     /// Waits until the status is of the current spec and has a condition, as in `Ready=True/AgentsReady`.
@@ -249,7 +267,10 @@ impl World {
         let pods = Api::<Pod>::namespaced(self.admin(), NAMESPACE)
             .list(&ListParams::default().labels(&selector))
             .await?;
-        let alive = pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let alive = pods
+            .items
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
         Ok(alive
             .filter_map(|pod| Some((pod.spec.as_ref()?.node_name.clone()?, pod.uid()?)))
             .collect())
@@ -260,7 +281,7 @@ impl World {
             .list(&ListParams::default().fields(&format!("involvedObject.name={name}")))
             .await?;
         let mut events = events.items;
-        events.sort_by_key(|event| event.event_time.clone().map(|time| time.0));
+        events.sort_by_key(ResourceExt::name_any); // it ends with the time
         Ok(events
             .iter()
             .map(|event| {
@@ -280,7 +301,10 @@ fn namespaced<K>(client: &Client, namespace: Option<&str>) -> Result<Api<K>>
 where
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
 {
-    Ok(Api::namespaced(client.clone(), namespace.context("no namespace")?))
+    Ok(Api::namespaced(
+        client.clone(),
+        namespace.context("no namespace")?,
+    ))
 }
 
 async fn install<K>(api: &Api<K>, document: &Value) -> Result<()>
@@ -289,7 +313,8 @@ where
 {
     let object: K = serde_json::from_value(document.clone())?;
     let parameters = PatchParams::apply("installation").force();
-    api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await?;
+    api.patch(&object.name_any(), &parameters, &Patch::Apply(&object))
+        .await?;
     Ok(())
 }
 
@@ -314,11 +339,16 @@ async fn it_waits_for_its_definition(world: &mut World) -> Result<()> {
         let (code, body) = operator.get("/readyz")?;
         ensure!(code == 503 && body.contains("definition"), "{code} {body}");
         // Not applied: API servers before 1.25 do not know CEL rules, and refuse to apply what they do not know.
-        definitions.create(&PostParams::default(), &HttpStatistics::crd()).await?;
+        definitions
+            .create(&PostParams::default(), &HttpStatistics::crd())
+            .await?;
     }
     world.operator()?.wait_until_ready().await?;
     let (_, metrics) = world.operator()?.get("/metrics")?;
-    ensure!(metrics.contains("scope_http_statistics_operator_build_info{version="), "{metrics}");
+    ensure!(
+        metrics.contains("scope_http_statistics_operator_build_info{version="),
+        "{metrics}"
+    );
     ensure!(metrics.ends_with("# EOF\n"), "{metrics}");
     Ok(())
 }
@@ -328,24 +358,46 @@ async fn a_resource_brings_up_its_agents(world: &mut World) -> Result<()> {
     let resource = world.create("first", spec("first")).await?;
     let status = world.wait_for("first", "Ready=True/AgentsReady").await?;
     let nodes = status.nodes.context("no counts")?;
-    ensure!((nodes.desired, nodes.updated, nodes.ready, nodes.unavailable) == (3, 3, 3, 0), "{nodes:?}");
+    ensure!(
+        (nodes.desired, nodes.updated, nodes.ready, nodes.unavailable) == (3, 3, 3, 0),
+        "{nodes:?}"
+    );
     ensure!(world.agents("first").await?.len() == 3);
 
     let daemon_set = world.daemon_sets().get(&owned("first")).await?;
     let config_map = world.config_maps().get(&owned("first")).await?;
-    let account = Api::<ServiceAccount>::namespaced(world.admin(), NAMESPACE).get(&owned("first")).await?;
-    let binding = Api::<ClusterRoleBinding>::all(world.admin()).get(&owned("first")).await?;
-    for metadata in [&daemon_set.metadata, &config_map.metadata, &account.metadata, &binding.metadata] {
+    let account = Api::<ServiceAccount>::namespaced(world.admin(), NAMESPACE)
+        .get(&owned("first"))
+        .await?;
+    let binding = Api::<ClusterRoleBinding>::all(world.admin())
+        .get(&owned("first"))
+        .await?;
+    for metadata in [
+        &daemon_set.metadata,
+        &config_map.metadata,
+        &account.metadata,
+        &binding.metadata,
+    ] {
         let owners = metadata.owner_references.as_ref().context("no owner")?;
-        ensure!(owners.len() == 1 && Some(&owners[0].uid) == resource.metadata.uid.as_ref(), "{owners:?}");
+        ensure!(
+            owners.len() == 1 && Some(&owners[0].uid) == resource.metadata.uid.as_ref(),
+            "{owners:?}"
+        );
     }
     ensure!(binding.role_ref.name == "scope-http-statistics-agent");
-    ensure!(world.events("first").await? == ["Normal RollingOut", "Normal RolledOut"], "{:?}", world.events("first").await?);
+    ensure!(
+        world.events("first").await? == ["Normal RollingOut", "Normal RolledOut"],
+        "{:?}",
+        world.events("first").await?
+    );
     Ok(())
 }
 
 async fn a_live_change_restarts_nothing(world: &mut World) -> Result<()> {
-    let before = (world.agents("first").await?, world.daemon_sets().get(&owned("first")).await?);
+    let before = (
+        world.agents("first").await?,
+        world.daemon_sets().get(&owned("first")).await?,
+    );
     let change = json!({
         "intervalSeconds": 2, "historySeconds": 120, "statusCodes": [200, 418], "logLevel": "Debug",
         "namespaces": {"exclude": ["kube-system"]}, "processes": "Pods",
@@ -354,11 +406,20 @@ async fn a_live_change_restarts_nothing(world: &mut World) -> Result<()> {
     let maps = world.config_maps();
     let file = until("the file changes", async || {
         let map = maps.get(&owned("first")).await?;
-        let file = map.data.and_then(|mut data| data.remove("config.yaml")).context("no file")?;
+        let file = map
+            .data
+            .and_then(|mut data| data.remove("config.yaml"))
+            .context("no file")?;
         Ok(file.contains("interval: 2s").then_some(file))
     })
     .await?;
-    for line in ["history: 120s", "- 418", "logLevel: debug", "- kube-system", "processes: pods"] {
+    for line in [
+        "history: 120s",
+        "- 418",
+        "logLevel: debug",
+        "- kube-system",
+        "processes: pods",
+    ] {
         ensure!(file.contains(line), "{file}");
     }
     let resources = world.resources();
@@ -367,24 +428,46 @@ async fn a_live_change_restarts_nothing(world: &mut World) -> Result<()> {
         Ok((status.observed_generation == changed.metadata.generation).then_some(()))
     })
     .await?;
-    let after = (world.agents("first").await?, world.daemon_sets().get(&owned("first")).await?);
+    let after = (
+        world.agents("first").await?,
+        world.daemon_sets().get(&owned("first")).await?,
+    );
     ensure!(before.0 == after.0, "agents were restarted");
-    ensure!(before.1.metadata.generation == after.1.metadata.generation, "the DaemonSet was changed");
+    ensure!(
+        before.1.metadata.generation == after.1.metadata.generation,
+        "the DaemonSet was changed"
+    );
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    ensure!(world.events("first").await?.len() == 2, "{:?}", world.events("first").await?);
+    ensure!(
+        world.events("first").await?.len() == 2,
+        "{:?}",
+        world.events("first").await?
+    );
     Ok(())
 }
 
 async fn a_change_of_the_image_rolls_out(world: &mut World) -> Result<()> {
     let before = world.agents("first").await?;
-    world.change("first", json!({"image": "agent:2", "attachMode": "Tracepoint"})).await?;
+    world
+        .change("first", json!({"image": "agent:2", "attachMode": "Tracepoint"}))
+        .await?;
     let status = world.wait_for("first", "Progressing=False/RolledOut").await?;
     let after = world.agents("first").await?;
-    ensure!(after.len() == 3 && before.iter().all(|(node, uid)| after.get(node) != Some(uid)), "{before:?} {after:?}");
+    ensure!(
+        after.len() == 3 && before.iter().all(|(node, uid)| after.get(node) != Some(uid)),
+        "{before:?} {after:?}"
+    );
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    ensure!(serde_json::to_value(&status.hooks)? == json!([{"hook": "Tracepoint", "nodes": 3}]), "{:?}", status.hooks);
+    ensure!(
+        serde_json::to_value(&status.hooks)? == json!([{"hook": "Tracepoint", "nodes": 3}]),
+        "{:?}",
+        status.hooks
+    );
     let events = world.events("first").await?;
-    ensure!(events[2..] == ["Normal RollingOut", "Normal RolledOut"], "{events:?}");
+    ensure!(
+        events.len() == 4 && events[2..] == ["Normal RollingOut", "Normal RolledOut"],
+        "{events:?}"
+    );
     Ok(())
 }
 
@@ -392,11 +475,17 @@ async fn what_others_change_or_delete_is_repaired(world: &mut World) -> Result<(
     let name = owned("first");
     let someone = PatchParams::default();
     let (daemon_sets, maps) = (world.daemon_sets(), world.config_maps());
-    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "evil:1"}]}}}});
-    daemon_sets.patch(&name, &someone, &Patch::Strategic(image)).await?;
+    let image =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "agent", "image": "evil:1"}]}}}});
+    daemon_sets
+        .patch(&name, &someone, &Patch::Strategic(image))
+        .await?;
     until("the image is ours again", async || {
         let daemon_set = daemon_sets.get(&name).await?;
-        let pod = daemon_set.spec.and_then(|spec| spec.template.spec).context("no pod")?;
+        let pod = daemon_set
+            .spec
+            .and_then(|spec| spec.template.spec)
+            .context("no pod")?;
         Ok((pod.containers[0].image.as_deref() == Some("agent:2")).then_some(()))
     })
     .await?;
@@ -405,7 +494,11 @@ async fn what_others_change_or_delete_is_repaired(world: &mut World) -> Result<(
     maps.patch(&name, &someone, &Patch::Merge(data)).await?;
     until("the file is ours again", async || {
         let map = maps.get(&name).await?;
-        let file = map.data.unwrap_or_default().remove("config.yaml").unwrap_or_default();
+        let file = map
+            .data
+            .unwrap_or_default()
+            .remove("config.yaml")
+            .unwrap_or_default();
         Ok(file.contains("interval: 2s").then_some(()))
     })
     .await?;
@@ -420,8 +513,13 @@ async fn what_others_change_or_delete_is_repaired(world: &mut World) -> Result<(
     .await?;
 
     let bindings = Api::<ClusterRoleBinding>::all(world.admin());
-    bindings.patch(&name, &someone, &Patch::Merge(json!({"subjects": null}))).await?;
-    until("the agents are bound again", async || Ok(bindings.get(&name).await?.subjects.map(|_| ()))).await?;
+    bindings
+        .patch(&name, &someone, &Patch::Merge(json!({"subjects": null})))
+        .await?;
+    until("the agents are bound again", async || {
+        Ok(bindings.get(&name).await?.subjects.map(|_| ()))
+    })
+    .await?;
 
     let uid = daemon_sets.get(&name).await?.uid();
     for deleted in ["account", "binding", "map", "set"] {
@@ -430,10 +528,17 @@ async fn what_others_change_or_delete_is_repaired(world: &mut World) -> Result<(
             "account" => drop(accounts.delete(&name, &now).await?),
             "binding" => drop(bindings.delete(&name, &now).await?),
             "map" => drop(maps.delete(&name, &now).await?),
-            _ => drop(daemon_sets.delete(&name, &DeleteParams {
-                propagation_policy: Some(PropagationPolicy::Foreground),
-                ..DeleteParams::default()
-            }).await?),
+            _ => drop(
+                daemon_sets
+                    .delete(
+                        &name,
+                        &DeleteParams {
+                            propagation_policy: Some(PropagationPolicy::Foreground),
+                            ..DeleteParams::default()
+                        },
+                    )
+                    .await?,
+            ),
         }
     }
     until("all are back", async || {
@@ -453,18 +558,39 @@ async fn a_spec_that_cannot_be_used_changes_nothing(world: &mut World) -> Result
     let before = world.daemon_sets().get(&owned("first")).await?;
     let agents = world.agents("first").await?;
     let resources = json!({"requests": {"memory": "64Mi"}, "limits": {"memory": "32Mi"}});
-    world.change("first", json!({"image": "agent:3", "resources": resources})).await?;
+    world
+        .change("first", json!({"image": "agent:3", "resources": resources}))
+        .await?;
     let status = world.wait_for("first", "Degraded=True/InvalidSpec").await?;
     let message = "spec.resources: the request for memory, 64Mi, is above its limit, 32Mi: raise the limit";
-    ensure!(status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.message == message), "{status:?}");
-    ensure!(world.daemon_sets().get(&owned("first")).await?.metadata.generation == before.metadata.generation);
+    ensure!(
+        status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.message == message),
+        "{status:?}"
+    );
+    ensure!(
+        world
+            .daemon_sets()
+            .get(&owned("first"))
+            .await?
+            .metadata
+            .generation
+            == before.metadata.generation
+    );
     ensure!(world.agents("first").await? == agents);
 
-    world.change("first", json!({"image": "agent:2", "resources": null})).await?;
+    world
+        .change("first", json!({"image": "agent:2", "resources": null}))
+        .await?;
     world.wait_for("first", "Ready=True/AgentsReady").await?;
     ensure!(world.agents("first").await? == agents);
     let events = world.events("first").await?;
-    ensure!(events.contains(&"Warning InvalidSpec".to_owned()) && events.contains(&"Normal Recovered".to_owned()), "{events:?}");
+    ensure!(
+        events.contains(&"Warning InvalidSpec".to_owned()) && events.contains(&"Normal Recovered".to_owned()),
+        "{events:?}"
+    );
     Ok(())
 }
 
@@ -477,7 +603,9 @@ async fn what_fails_on_a_node_is_told_in_its_own_words(world: &mut World) -> Res
         };
         Ok(())
     };
-    say(Some("INFO starting\nerror: kernel 4.19: no BTF: take a newer kernel\n"))?;
+    say(Some(
+        "INFO starting\nerror: kernel 4.19: no BTF: take a newer kernel\n",
+    ))?;
     world.add_nodes("failing", 3).await?;
     world.create("failing", spec("failing")).await?;
     let status = world.wait_for("failing", "Degraded=True/AgentsFailing").await?;
@@ -485,9 +613,18 @@ async fn what_fails_on_a_node_is_told_in_its_own_words(world: &mut World) -> Res
         node: "failing-2".to_owned(),
         message: "kernel 4.19: no BTF: take a newer kernel".to_owned(),
     };
-    ensure!(status.unavailable_nodes == [expected], "{:?}", status.unavailable_nodes);
+    ensure!(
+        status.unavailable_nodes == [expected],
+        "{:?}",
+        status.unavailable_nodes
+    );
     let status = world.wait_for("failing", "Ready=False/AgentsUnavailable").await?;
-    ensure!(status.nodes.is_some_and(|nodes| (nodes.desired, nodes.ready, nodes.unavailable) == (3, 2, 1)), "{status:?}");
+    ensure!(
+        status
+            .nodes
+            .is_some_and(|nodes| (nodes.desired, nodes.ready, nodes.unavailable) == (3, 2, 1)),
+        "{status:?}"
+    );
 
     say(None)?;
     let status = world.wait_for("failing", "Ready=True/AgentsReady").await?;
@@ -502,14 +639,22 @@ async fn of_two_that_claim_a_node_the_older_has_it(world: &mut World) -> Result<
     let nodes = Api::<Node>::all(world.admin());
     let ssd = Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));
     nodes.patch("shared-1", &PatchParams::default(), &ssd).await?;
-    world.create("z-older", json!({"image": "agent:1", "nodeSelector": {"pool": "shared", "disk": "ssd"}})).await?;
+    world
+        .create(
+            "z-older",
+            json!({"image": "agent:1", "nodeSelector": {"pool": "shared", "disk": "ssd"}}),
+        )
+        .await?;
     world.wait_for("z-older", "Ready=True/AgentsReady").await?;
     // The API server counts in seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     world.create("a-newer", spec("shared")).await?;
     let status = world.wait_for("a-newer", "Degraded=True/Conflict").await?;
     let message = &status.conditions[0].message;
-    ensure!(message.contains("z-older") && message.contains("shared-1"), "{message}");
+    ensure!(
+        message.contains("z-older") && message.contains("shared-1"),
+        "{message}"
+    );
     let on = async |name: &str, expected: &[&str]| {
         until(&format!("{name} runs on {expected:?}"), async || {
             let agents = world.agents(name).await?;
@@ -525,10 +670,20 @@ async fn of_two_that_claim_a_node_the_older_has_it(world: &mut World) -> Result<
     nodes.patch("shared-4", &PatchParams::default(), &ssd).await?;
     on("z-older", &["shared-1", "shared-4"]).await?;
     on("a-newer", &["shared-2", "shared-3"]).await?;
-    ensure!(world.agents("a-newer").await?.iter().all(|(node, uid)| kept.get(node) == Some(uid)));
+    ensure!(
+        world
+            .agents("a-newer")
+            .await?
+            .iter()
+            .all(|(node, uid)| kept.get(node) == Some(uid))
+    );
     until("the condition names the node", async || {
         let status = world.resources().get("a-newer").await?.status.unwrap_or_default();
-        Ok(status.conditions.iter().any(|condition| condition.message.contains("shared-4")).then_some(()))
+        Ok(status
+            .conditions
+            .iter()
+            .any(|condition| condition.message.contains("shared-4"))
+            .then_some(()))
     })
     .await?;
 
@@ -543,21 +698,36 @@ async fn a_missing_right_is_told_and_its_return_noticed(world: &mut World) -> Re
     let role = roles.get("scope-http-statistics-operator").await?;
     let mut less = role.clone();
     // Not even the right to hand on what it may not do itself.
-    less.rules.as_mut().context("no rules")?.retain(|rule| !rule.verbs.contains(&"bind".to_owned()));
-    roles.replace("scope-http-statistics-operator", &PostParams::default(), &less).await?;
+    less.rules
+        .as_mut()
+        .context("no rules")?
+        .retain(|rule| !rule.verbs.contains(&"bind".to_owned()));
+    roles
+        .replace("scope-http-statistics-operator", &PostParams::default(), &less)
+        .await?;
     // The API server knows roles from a watch of its own.
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.add_nodes("refused", 1).await?;
     world.create("refused", spec("refused")).await?;
     let status = world.wait_for("refused", "Degraded=True/ApplyFailed").await?;
     let message = &status.conditions[0].message;
-    ensure!(message.contains("ClusterRoleBinding") && message.contains("roles of its installation"), "{message}");
+    ensure!(
+        message.contains("ClusterRoleBinding") && message.contains("roles of its installation"),
+        "{message}"
+    );
     ensure!(world.daemon_sets().get_opt(&owned("refused")).await?.is_none());
     let mut role = role;
     role.metadata.resource_version = None;
-    roles.replace("scope-http-statistics-operator", &PostParams::default(), &role).await?;
+    roles
+        .replace("scope-http-statistics-operator", &PostParams::default(), &role)
+        .await?;
     world.wait_for("refused", "Ready=True/AgentsReady").await?;
-    ensure!(world.operator()?.metric("scope_http_statistics_operator_reconcile_errors_total")? >= 1.0);
+    ensure!(
+        world
+            .operator()?
+            .metric("scope_http_statistics_operator_reconcile_errors_total")?
+            >= 1.0
+    );
     Ok(())
 }
 
@@ -569,7 +739,9 @@ async fn a_cluster_at_rest_sees_no_write(world: &mut World) -> Result<()> {
             ensure!(writes > 0, "the audit log has none of the operator's writes");
             Ok(writes.into())
         } else {
-            world.operator()?.metric("scope_http_statistics_operator_writes_total")
+            world
+                .operator()?
+                .metric("scope_http_statistics_operator_writes_total")
         }
     };
     // Numbers of what went before may still be on their way.
@@ -587,7 +759,11 @@ async fn a_restarted_operator_changes_nothing_and_misses_nothing(world: &mut Wor
         let daemon_set = world.daemon_sets().get(&owned("failing")).await?;
         let map = world.config_maps().get(&owned("failing")).await?;
         let resource = world.resources().get("failing").await?;
-        Ok([daemon_set.resource_version(), map.resource_version(), resource.resource_version()])
+        Ok([
+            daemon_set.resource_version(),
+            map.resource_version(),
+            resource.resource_version(),
+        ])
     };
     let before = version(world).await?;
     let events = world.events("failing").await?;
@@ -597,9 +773,17 @@ async fn a_restarted_operator_changes_nothing_and_misses_nothing(world: &mut Wor
     world.operator = Some(Operator::start(&world.cluster, &world.operator_kubeconfig)?);
     world.operator()?.wait_until_ready().await?;
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    let image = world.daemon_sets().get(&owned("first")).await?.spec.and_then(|spec| spec.template.spec);
+    let image = world
+        .daemon_sets()
+        .get(&owned("first"))
+        .await?
+        .spec
+        .and_then(|spec| spec.template.spec);
     ensure!(image.context("no pod")?.containers[0].image.as_deref() == Some("agent:4"));
-    ensure!(before == version(world).await?, "an object that was as it should be has changed");
+    ensure!(
+        before == version(world).await?,
+        "an object that was as it should be has changed"
+    );
     ensure!(events == world.events("failing").await?);
     Ok(())
 }
@@ -629,7 +813,10 @@ async fn fifty_resources_are_as_well_kept_as_one(world: &mut World) -> Result<()
     for pool in &pools {
         world.wait_for(pool, "Ready=True/AgentsReady").await?;
     }
-    println!("50 resources were ready after {:.1} s", start.elapsed().as_secs_f64());
+    println!(
+        "50 resources were ready after {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
     if world.cluster.is_own() {
         let writes = world.cluster.writes(OPERATOR_USER)?;
         let of_one = writes.iter().filter(|write| write.contains("many-25 ")).count();
@@ -665,7 +852,12 @@ async fn a_deleted_resource_leaves_nothing(world: &mut World) -> Result<()> {
     // Under the same name it is a new one.
     world.create("first", spec("first")).await?;
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    let owners = daemon_sets.get(&name).await?.metadata.owner_references.unwrap_or_default();
+    let owners = daemon_sets
+        .get(&name)
+        .await?
+        .metadata
+        .owner_references
+        .unwrap_or_default();
     ensure!(owners.len() == 1 && owners[0].uid != uid, "{owners:?}");
     world.delete("first").await?;
     Ok(())
@@ -684,7 +876,12 @@ async fn two_thousand_nodes(world: &mut World) -> Result<()> {
     world.operator()?.wait_until_ready().await?;
 
     let own_writes = |world: &World| -> Result<usize> {
-        Ok(world.cluster.writes(OPERATOR_USER)?.iter().filter(|write| write.contains("large ")).count())
+        Ok(world
+            .cluster
+            .writes(OPERATOR_USER)?
+            .iter()
+            .filter(|write| write.contains("large "))
+            .count())
     };
     let wait = async |world: &World, what: &str| -> Result<f64> {
         let start = Instant::now();
@@ -710,7 +907,10 @@ async fn two_thousand_nodes(world: &mut World) -> Result<()> {
     let memory = operator.peak_memory()?;
     let reconciles = operator.metric("scope_http_statistics_operator_reconciles_total")?;
     let (_, metrics) = operator.get("/metrics")?;
-    println!("peak memory: {memory} KiB, {reconciles} reconciles, p99 of own time: {:.4} s at most", percentile(&metrics)?);
+    println!(
+        "peak memory: {memory} KiB, {reconciles} reconciles, p99 of own time: {:.4} s at most",
+        percentile(&metrics)?
+    );
     ensure!(memory < 64 * 1024, "{memory} KiB");
     Ok(())
 }
@@ -720,12 +920,16 @@ fn percentile(metrics: &str) -> Result<f64> {
     let buckets: Vec<(f64, f64)> = metrics
         .lines()
         .filter_map(|line| {
-            let rest = line.strip_prefix("scope_http_statistics_operator_reconcile_own_seconds_bucket{le=\"")?;
+            let rest =
+                line.strip_prefix("scope_http_statistics_operator_reconcile_own_seconds_bucket{le=\"")?;
             let (bound, count) = rest.split_once("\"} ")?;
             Some((bound.replace("+Inf", "inf").parse().ok()?, count.parse().ok()?))
         })
         .collect();
     let all = buckets.last().context("no buckets")?.1;
-    let bucket = buckets.iter().find(|(_, count)| *count >= 0.99 * all).context("no bucket")?;
+    let bucket = buckets
+        .iter()
+        .find(|(_, count)| *count >= 0.99 * all)
+        .context("no bucket")?;
     Ok(bucket.0)
 }
