@@ -122,8 +122,9 @@ struct Left {
     /// What the API server made of it.
     answered: u64,
     generation: Option<i64>,
-    /// What was in the cache then: while it is still there, the cache has not seen the write.
-    cached: Option<String>,
+    /// The version that was in the cache then, if the write made another: while it is still there, the cache has not
+    /// seen the write.
+    replaced: Option<Option<String>>,
     at: Instant,
 }
 
@@ -177,7 +178,7 @@ impl Applier {
             let version = cached
                 .as_ref()
                 .and_then(|object| object.meta().resource_version.clone());
-            let lags = version == left.cached && left.at.elapsed() < CACHE_LAG;
+            let lags = left.replaced.as_ref() == Some(&version) && left.at.elapsed() < CACHE_LAG;
             if let Some(object) = cached
                 && (lags || fingerprint(&**object).map_err(json)? == left.answered)
             {
@@ -206,11 +207,12 @@ impl Applier {
             .await?;
         let answered = fingerprint(&object).map_err(json)?;
         tracing::info!(kind, name, "applied");
+        let version = cached.and_then(|cached| cached.meta().resource_version.clone());
         let left = Left {
             asked,
             answered,
             generation: object.meta().generation,
-            cached: cached.and_then(|cached| cached.meta().resource_version.clone()),
+            replaced: (version != object.meta().resource_version).then_some(version),
             at: Instant::now(),
         };
         memory.0.insert(kind, left);
