@@ -190,6 +190,7 @@ fn a_full_spec_keeps_every_field() {
         "historySeconds": 120,
         "statusCodes": [200, 404],
         "namespaces": {"include": ["shop"], "exclude": ["kube-system"]},
+        "processes": "Pods",
         "hostId": "Hostname",
         "pluginDirectory": "/var/run/other/plugins",
         "metrics": {"port": 9999},

@@ -330,3 +330,266 @@ pub fn differs_in_numbers_only(one: &HttpStatisticsStatus, other: &HttpStatistic
     };
     gist(one) == gist(other)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::events::transitions;
+
+    fn daemon_set(generation: i64, observed: i64, numbers: [i32; 4]) -> DaemonSet {
+        let [desired, scheduled, updated, ready] = numbers;
+        serde_json::from_value(json!({
+            "metadata": {"generation": generation},
+            "status": {
+                "observedGeneration": observed, "desiredNumberScheduled": desired, "numberMisscheduled": 0,
+                "currentNumberScheduled": scheduled, "updatedNumberScheduled": updated, "numberReady": ready,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// `Type=Status/Reason` of each condition.
+    fn conditions(status: &HttpStatisticsStatus) -> Vec<String> {
+        status
+            .conditions
+            .iter()
+            .map(|condition| format!("{}={}/{}", condition.type_, condition.status, condition.reason))
+            .collect()
+    }
+
+    /// The story of a resource: each step with what is seen and the conditions and Events that it must bring.
+    #[test]
+    fn a_rollout_is_told_from_its_beginning_to_its_end_and_not_more() {
+        let no_contest = Contest::default();
+        let contest = Contest {
+            older: vec!["older".to_owned()],
+            nodes: ["n1", "n2", "n3", "n4"].map(str::to_owned).into(),
+        };
+        let failure = [UnavailableNode {
+            node: "n2".to_owned(),
+            message: "no BTF".to_owned(),
+        }];
+        let invalid = validate::Error::Image(String::new());
+        let applied = |contest| Outcome::Applied {
+            hook: AttachMode::Auto,
+            on_delete: false,
+            contest,
+        };
+        let on_delete = Outcome::Applied {
+            hook: AttachMode::Auto,
+            on_delete: true,
+            contest: &no_contest,
+        };
+        let none: &[UnavailableNode] = &[];
+        let rolling = "Ready=False/RollingOut Progressing=True/RollingOut Degraded=False/AsExpected";
+        let done = "Ready=True/AgentsReady Progressing=False/RolledOut Degraded=False/AsExpected";
+        let steps = [
+            // Not yet taken up, then node by node.
+            (
+                applied(&no_contest),
+                (1, 0, [0, 0, 0, 0]),
+                none,
+                rolling,
+                "RollingOut",
+            ),
+            (applied(&no_contest), (1, 1, [3, 1, 1, 0]), none, rolling, ""),
+            (applied(&no_contest), (1, 1, [3, 3, 3, 2]), none, rolling, ""),
+            (
+                applied(&no_contest),
+                (1, 1, [3, 3, 3, 3]),
+                none,
+                done,
+                "RolledOut",
+            ),
+            // A node joins, one restarts: no change is being rolled out.
+            (
+                applied(&no_contest),
+                (1, 1, [4, 3, 3, 3]),
+                none,
+                "Ready=False/AgentsUnavailable Progressing=False/RolledOut Degraded=False/AsExpected",
+                "",
+            ),
+            (applied(&no_contest), (1, 1, [3, 3, 3, 3]), none, done, ""),
+            // A new spec, and an agent that fails with it: the rollout ends all the same.
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 1, 2]),
+                none,
+                rolling,
+                "RollingOut",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 3, 2]),
+                &failure,
+                "Ready=False/AgentsUnavailable Progressing=False/RolledOut Degraded=True/AgentsFailing",
+                "!AgentsFailing RolledOut",
+            ),
+            (
+                Outcome::Invalid(&invalid),
+                (2, 2, [3, 3, 3, 2]),
+                &failure,
+                "Ready=False/InvalidSpec Progressing=False/InvalidSpec Degraded=True/InvalidSpec",
+                "!InvalidSpec",
+            ),
+            (
+                Outcome::Failed("failed to apply DaemonSet x: no"),
+                (2, 2, [3, 3, 3, 3]),
+                none,
+                "Ready=False/ApplyFailed Progressing=True/ApplyFailed Degraded=True/ApplyFailed",
+                "!ApplyFailed",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 3, 3]),
+                none,
+                done,
+                "Recovered RolledOut",
+            ),
+            (
+                applied(&contest),
+                (2, 2, [1, 1, 1, 1]),
+                none,
+                "Ready=False/Conflict Progressing=False/RolledOut Degraded=True/Conflict",
+                "!Conflict",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [0, 0, 0, 0]),
+                none,
+                "Ready=True/NoNodes Progressing=False/RolledOut Degraded=False/AsExpected",
+                "Recovered",
+            ),
+            (
+                on_delete,
+                (3, 3, [3, 3, 1, 3]),
+                none,
+                "Ready=True/AgentsReady Progressing=False/WaitingForDeletion Degraded=False/AsExpected",
+                "WaitingForDeletion",
+            ),
+        ];
+        let mut previous = HttpStatisticsStatus::default();
+        for (number, (outcome, (generation, observed, numbers), failures, expected, events)) in
+            steps.into_iter().enumerate()
+        {
+            let daemon_set = daemon_set(generation, observed, numbers);
+            let next = status(
+                &previous,
+                &Seen {
+                    generation: Some(7),
+                    outcome,
+                    daemon_set: Some(&daemon_set),
+                    daemon_set_outdated: false,
+                    failures,
+                },
+                at(i64::try_from(number).unwrap()),
+            );
+            assert_eq!(conditions(&next).join(" "), expected, "step {number}");
+            let told: Vec<String> = transitions(&previous, &next)
+                .iter()
+                .map(|event| format!("{}{}", if event.warning { "!" } else { "" }, event.reason))
+                .collect();
+            assert_eq!(told.join(" "), events, "step {number}");
+            assert!(transitions(&next, &next).is_empty());
+            previous = next;
+        }
+    }
+
+    #[test]
+    fn a_condition_is_dated_when_its_status_changes_and_only_then() {
+        let contest = Contest::default();
+        let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
+        let seen = |generation| Seen {
+            generation: Some(generation),
+            outcome: Outcome::Applied {
+                hook: AttachMode::Fentry,
+                on_delete: false,
+                contest: &contest,
+            },
+            daemon_set: Some(&daemon_set),
+            daemon_set_outdated: false,
+            failures: &[],
+        };
+        let first = status(&HttpStatisticsStatus::default(), &seen(1), at(10));
+        let again = status(&first, &seen(1), at(20));
+        assert_eq!(first, again);
+        let changed = status(&first, &seen(2), at(30));
+        assert_eq!(changed.observed_generation, Some(2));
+        assert_eq!(changed.conditions[0].observed_generation, Some(2));
+        assert_eq!(changed.conditions[0].last_transition_time, Time(at(10)));
+        assert_eq!(
+            first.hooks,
+            [HookCount {
+                hook: AttachMode::Fentry,
+                nodes: 1
+            }]
+        );
+        assert!(differs_in_numbers_only(&first, &again) && !differs_in_numbers_only(&first, &changed));
+    }
+
+    #[test]
+    fn a_cache_that_has_not_seen_the_last_write_ends_no_rollout() {
+        let contest = Contest::default();
+        let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
+        let next = status(
+            &HttpStatisticsStatus::default(),
+            &Seen {
+                generation: Some(2),
+                outcome: Outcome::Applied {
+                    hook: AttachMode::Auto,
+                    on_delete: false,
+                    contest: &contest,
+                },
+                daemon_set: Some(&daemon_set),
+                daemon_set_outdated: true,
+                failures: &[],
+            },
+            at(0),
+        );
+        assert_eq!(conditions(&next)[1], "Progressing=True/RollingOut");
+    }
+
+    #[test]
+    fn ten_nodes_are_listed_and_three_named() {
+        let contest = Contest {
+            older: vec!["a".to_owned()],
+            nodes: (1..=5).map(|number| format!("n{number}")).collect(),
+        };
+        let failures: Vec<UnavailableNode> = (10..25)
+            .map(|number| UnavailableNode {
+                node: format!("n{number}"),
+                message: "no BTF".to_owned(),
+            })
+            .collect();
+        let seen = |contest| Seen {
+            generation: Some(1),
+            outcome: Outcome::Applied {
+                hook: AttachMode::Auto,
+                on_delete: false,
+                contest,
+            },
+            daemon_set: None,
+            daemon_set_outdated: false,
+            failures: &failures,
+        };
+        let no_contest = Contest::default();
+        let next = status(&HttpStatisticsStatus::default(), &seen(&no_contest), at(0));
+        assert_eq!(next.unavailable_nodes, failures[..10]);
+        assert_eq!(
+            next.conditions[2].message,
+            "15 nodes without a working agent: n10: no BTF; n11: no BTF; n12: no BTF; and 12 more"
+        );
+        let next = status(&HttpStatisticsStatus::default(), &seen(&contest), at(0));
+        assert_eq!(
+            next.conditions[2].message,
+            "5 nodes selected here run the agent of the older HttpStatistics a: n1, n2, n3, and 2 more; narrow a \
+             nodeSelector, or delete one of the resources"
+        );
+    }
+}
