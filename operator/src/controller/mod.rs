@@ -86,6 +86,8 @@ struct Remembered {
     status: Option<(HttpStatisticsStatus, Instant)>,
     /// How often it failed since it last went well.
     failures: u32,
+    /// Until when this spec is left alone after a failure, whatever happens: events of what did go well come back at once.
+    retry: Option<(Option<i64>, Instant)>,
 }
 
 struct Context {
@@ -142,7 +144,7 @@ pub async fn run(
         .map(Ok::<_, std::convert::Infallible>);
     let work = controller::applier(
         |resource, context| Box::pin(look_at(resource, context)),
-        |resource, error, context: Arc<Context>| context.retry(&resource, error),
+        |resource, _, context: Arc<Context>| context.retry(&resource),
         context,
         resources,
         queue,
@@ -235,6 +237,12 @@ impl Context {
         }
         let uid = resource.uid().unwrap_or_default();
         let mut remembered = self.remembered().get(&uid).cloned().unwrap_or_default();
+        if let Some((generation, at)) = remembered.retry
+            && generation == resource.metadata.generation
+            && let Some(wait) = at.checked_duration_since(Instant::now())
+        {
+            return Ok(Action::requeue(wait));
+        }
 
         let start = Instant::now();
         let dereferenced = dereference::dereference(&self.caches, resource);
@@ -284,17 +292,20 @@ impl Context {
         *own_time += start.elapsed();
         let written = self.tell(resource, &previous, next, &mut remembered).await;
 
-        let failed = matches!(attempt.result, Err(AttemptError::Failed(_))) || written.is_err();
-        remembered.failures = if failed {
-            remembered.failures.saturating_add(1)
-        } else {
-            0
+        let result = match attempt.result {
+            Err(AttemptError::Failed(error)) => Err(error),
+            _ => written,
         };
-        self.remember(uid, remembered);
-        if let Err(AttemptError::Failed(error)) = attempt.result {
-            return Err(error);
+        match &result {
+            Ok(_) => (remembered.failures, remembered.retry) = (0, None),
+            Err(error) => {
+                let wait = backoff(remembered.failures, error);
+                remembered.failures = remembered.failures.saturating_add(1);
+                remembered.retry = Some((resource.metadata.generation, Instant::now() + wait));
+            }
         }
-        let mut wait = written?;
+        self.remember(uid, remembered);
+        let mut wait = result?;
         if attempt.daemon_set.is_some_and(|applied| applied.outdated) {
             // Should the event that ends this be lost, look again.
             wait = Some(wait.unwrap_or(STATUS_INTERVAL).min(STATUS_INTERVAL));
@@ -444,17 +455,24 @@ impl Context {
         }
     }
 
-    fn retry(&self, resource: &Unchecked, error: &Error) -> Action {
+    fn retry(&self, resource: &Unchecked) -> Action {
         let uid = resource.uid().unwrap_or_default();
-        let failures = self
+        let at = self
             .remembered()
             .get(&uid)
-            .map_or(1, |remembered| remembered.failures);
-        let backoff = FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
-        let asked = match error {
-            Error::Apply(error) => error.retry_after(),
-            Error::Build(_) => None,
-        };
-        Action::requeue(backoff.min(LAST_RETRY).max(asked.unwrap_or_default()))
+            .and_then(|remembered| remembered.retry);
+        Action::requeue(at.map_or(FIRST_RETRY, |(_, at)| {
+            at.saturating_duration_since(Instant::now())
+        }))
     }
+}
+
+/// How long to wait after the failure that follows `failures` others.
+fn backoff(failures: u32, error: &Error) -> Duration {
+    let asked = match error {
+        Error::Apply(error) => error.retry_after().unwrap_or_default(),
+        Error::Build(_) => Duration::ZERO,
+    };
+    let backoff = FIRST_RETRY * 2_u32.saturating_pow(failures.min(16));
+    backoff.min(LAST_RETRY).max(asked)
 }
