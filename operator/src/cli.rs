@@ -136,7 +136,7 @@ fn describe(error: &Error) -> String {
     let mut text = format!("error: {error}");
     let mut source = error.source();
     while let Some(cause) = source {
-        text += &format!(": {cause}");
+        text = format!("{text}: {cause}");
         source = cause.source();
     }
     text

@@ -92,8 +92,8 @@ pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
                 () = stop.cancelled() => {}
             }
         };
-        let (served, (), ()) = tokio::join!(server, controller, signals);
+        let (result, (), ()) = tokio::join!(server, controller, signals);
         tracing::info!("stopped");
-        served
+        result
     })
 }

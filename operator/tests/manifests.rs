@@ -105,7 +105,7 @@ fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
     let manifest = operator_manifest();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&manifest).unwrap();
     let mut rules: Vec<PolicyRule> = Vec::new();
-    let mut roles = Vec::new();
+    let mut names = Vec::new();
     for document in &documents {
         match document["kind"].as_str().unwrap() {
             "Namespace" => drop(typed::<Namespace>(document)),
@@ -115,14 +115,14 @@ fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
             "Deployment" => drop(typed::<Deployment>(document)),
             "ClusterRole" => {
                 let role: ClusterRole = typed(document);
-                roles.push(role.metadata.name.unwrap());
+                names.push(role.metadata.name.unwrap());
                 rules.extend(role.rules.unwrap());
             }
             "Role" => rules.extend(typed::<Role>(document).rules.unwrap()),
             kind => panic!("unexpected {kind}"),
         }
     }
-    assert!(roles.iter().any(|role| role == AGENT_ROLE), "{roles:?}");
+    assert!(names.iter().any(|name| name == AGENT_ROLE), "{names:?}");
     for rule in &rules {
         let words = [
             Some(&rule.verbs),

@@ -30,10 +30,6 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
 
 /// The agent that should run on each selected node. It counts HTTP requests and responses per process, container
 /// and pod, and reports them to Weave Scope.
-#[expect(
-    clippy::duplicated_attributes,
-    reason = "the lint takes two printer columns of one type for one column"
-)]
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "scope-http-statistics.dev",

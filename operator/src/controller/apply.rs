@@ -114,6 +114,17 @@ impl Error {
     }
 }
 
+/// What a write of ours took the place of.
+#[derive(Clone, Debug, PartialEq)]
+enum Replaced {
+    /// Nothing: all was as it should be.
+    Nothing,
+    /// No object.
+    NoObject,
+    /// This resource version.
+    Version(String),
+}
+
 /// How an object was left at the last write.
 #[derive(Clone, Debug)]
 struct Left {
@@ -122,9 +133,8 @@ struct Left {
     /// What the API server made of it.
     answered: u64,
     generation: Option<i64>,
-    /// The version that was in the cache then, if the write made another: while it is still there, the cache has not
-    /// seen the write.
-    replaced: Option<Option<String>>,
+    /// What was in the cache then: while it is still there, the cache has not seen the write.
+    replaced: Replaced,
     at: Instant,
 }
 
@@ -178,7 +188,7 @@ impl Applier {
             let version = cached
                 .as_ref()
                 .and_then(|object| object.meta().resource_version.clone());
-            let lags = left.replaced.as_ref() == Some(&version) && left.at.elapsed() < CACHE_LAG;
+            let lags = left.replaced == replaced(version) && left.at.elapsed() < CACHE_LAG;
             if let Some(object) = cached
                 && (lags || fingerprint(&**object).map_err(json)? == left.answered)
             {
@@ -212,7 +222,11 @@ impl Applier {
             asked,
             answered,
             generation: object.meta().generation,
-            replaced: (version != object.meta().resource_version).then_some(version),
+            replaced: if version == object.meta().resource_version {
+                Replaced::Nothing
+            } else {
+                replaced(version)
+            },
             at: Instant::now(),
         };
         memory.0.insert(kind, left);
@@ -266,6 +280,10 @@ impl Applier {
             Ok(Ok(object)) => Ok(object),
         }
     }
+}
+
+fn replaced(version: Option<String>) -> Replaced {
+    version.map_or(Replaced::NoObject, Replaced::Version)
 }
 
 /// Of everything that people and programs write: not what the server keeps about it, and not the status.

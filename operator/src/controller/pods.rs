@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     /// A pod on node `n`, as the API server hands it out and the operator keeps it.
-    fn pod(status: Value) -> AgentPod {
+    fn pod(status: &Value) -> AgentPod {
         let mut pod: AgentPod = serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "agent-x", "labels": {INSTANCE_LABEL: "default", "other": "label"}},
@@ -204,7 +204,7 @@ mod tests {
         pod
     }
 
-    fn container(status: Value) -> Value {
+    fn container(status: &Value) -> Value {
         let mut whole = json!({
             "name": "agent", "image": "agent:1", "imageID": "", "ready": false, "restartCount": 1, "started": false,
         });
@@ -227,35 +227,35 @@ mod tests {
         let running = json!({"running": {}});
         let pull = "Back-off pulling image \"agent:1\"";
         let cases = [
-            (container(json!({"state": end})), own),
+            (container(&json!({"state": end})), own),
             (
-                container(json!({"state": waiting("CrashLoopBackOff", "back-off 20s"), "lastState": end})),
+                container(&json!({"state": waiting("CrashLoopBackOff", "back-off 20s"), "lastState": end})),
                 own,
             ),
             // Again on its way, and not there yet.
-            (container(json!({"state": running, "lastState": end})), own),
+            (container(&json!({"state": running, "lastState": end})), own),
             (
-                container(json!({"state": waiting("ContainerCreating", ""), "lastState": end})),
+                container(&json!({"state": waiting("ContainerCreating", ""), "lastState": end})),
                 own,
             ),
             (
-                container(json!({"state": silent})),
+                container(&json!({"state": silent})),
                 Some("the agent ended with exit code 137 (OOMKilled)"),
             ),
             (
-                container(json!({"state": waiting("CrashLoopBackOff", "back-off 20s")})),
+                container(&json!({"state": waiting("CrashLoopBackOff", "back-off 20s")})),
                 Some("back-off 20s"),
             ),
             (
-                container(json!({"state": waiting("ImagePullBackOff", pull)})),
+                container(&json!({"state": waiting("ImagePullBackOff", pull)})),
                 Some("ImagePullBackOff: Back-off pulling image \"agent:1\""),
             ),
             (
-                container(json!({"state": running, "started": true})),
+                container(&json!({"state": running, "started": true})),
                 Some("the agent runs, but is not ready: see its log"),
             ),
             (
-                container(json!({"state": running, "started": true, "ready": true})),
+                container(&json!({"state": running, "started": true, "ready": true})),
                 Some("the node does not answer"),
             ),
             (
@@ -271,14 +271,14 @@ mod tests {
             // Starting.
             (json!({}), None),
             (json!({"phase": "Pending"}), None),
-            (container(json!({"state": running})), None),
+            (container(&json!({"state": running})), None),
             (
-                container(json!({"state": waiting("ContainerCreating", "")})),
+                container(&json!({"state": waiting("ContainerCreating", "")})),
                 None,
             ),
         ];
         for (status, expected) in cases {
-            let failure = pod(status.clone()).failure();
+            let failure = pod(&status).failure();
             assert_eq!(
                 failure.as_ref().map(|failure| failure.message.as_str()),
                 expected,
@@ -290,13 +290,13 @@ mod tests {
 
     #[test]
     fn who_is_ready_or_goes_away_is_no_failure() {
-        let mut status = container(json!({"state": {"running": {}}, "started": true}));
-        assert!(pod(status.clone()).failure().is_some());
+        let mut status = container(&json!({"state": {"running": {}}, "started": true}));
+        assert!(pod(&status).failure().is_some());
         status["conditions"] = json!([{"type": "Ready", "status": "True"}]);
-        assert_eq!(pod(status.clone()).failure(), None);
+        assert_eq!(pod(&status).failure(), None);
 
         status["conditions"] = json!([{"type": "Ready", "status": "False"}]);
-        let mut going = pod(status);
+        let mut going = pod(&status);
         assert!(going.failure().is_some());
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
@@ -324,7 +324,7 @@ mod tests {
     fn a_node_is_named_once_and_long_words_are_cut() {
         let long = "ä".repeat(1000);
         let failed = |node: &str, message: &str| {
-            let mut pod = pod(json!({"phase": "Failed", "message": message}));
+            let mut pod = pod(&json!({"phase": "Failed", "message": message}));
             pod.spec.node_name = Some(node.to_owned());
             pod
         };

@@ -229,11 +229,11 @@ fn count_nodes(count: usize) -> String {
 }
 
 fn and_more(named: &[String], all: usize, separator: &str) -> String {
-    let mut text = named.join(separator);
-    if all > named.len() {
-        text += &format!("{separator}and {} more", all - named.len());
+    let text = named.join(separator);
+    match all - named.len() {
+        0 => text,
+        more => format!("{text}{separator}and {more} more"),
     }
-    text
 }
 
 fn describe_rollout(nodes: NodeCounts) -> String {
@@ -365,6 +365,7 @@ mod tests {
 
     /// The story of a resource: each step with what is seen and the conditions and Events that it must bring.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one table")]
     fn a_rollout_is_told_from_its_beginning_to_its_end_and_not_more() {
         let no_contest = Contest::default();
         let contest = Contest {

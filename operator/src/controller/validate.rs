@@ -349,16 +349,7 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
     for code in &status_codes {
         in_range("statusCodes", *code, 100, 599)?;
     }
-    let Namespaces { include, exclude } = &namespaces;
-    for (field, names) in [("namespaces.include", include), ("namespaces.exclude", exclude)] {
-        if let Some(name) = names.iter().find(|name| !is_dns_label(name)) {
-            return Err(Error::ObjectName {
-                field,
-                name: name.clone(),
-                dot: "",
-            });
-        }
-    }
+    check_namespaces(&namespaces)?;
     if !is_plugin_directory(&plugin_directory) {
         return Err(Error::PluginDirectory(plugin_directory));
     }
@@ -408,6 +399,20 @@ fn in_range(field: &'static str, value: i32, min: i32, max: i32) -> Result<i32, 
     })
 }
 
+fn check_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
+    let Namespaces { include, exclude } = namespaces;
+    for (field, names) in [("namespaces.include", include), ("namespaces.exclude", exclude)] {
+        if let Some(name) = names.iter().find(|name| !is_dns_label(name)) {
+            return Err(Error::ObjectName {
+                field,
+                name: name.clone(),
+                dot: "",
+            });
+        }
+    }
+    Ok(())
+}
+
 /// What Kubernetes asks of a toleration (`validateTolerations`).
 fn check_toleration(toleration: &Toleration) -> Result<(), &'static str> {
     let Toleration {
@@ -422,11 +427,10 @@ fn check_toleration(toleration: &Toleration) -> Result<(), &'static str> {
         Some("Exists") if value.as_deref().is_some_and(|value| !value.is_empty()) => {
             return Err("operator Exists takes no value: leave one of the two out");
         }
-        Some("Exists") => {}
         None | Some("" | "Equal") if key.is_empty() => {
             return Err("without a key it must have operator Exists");
         }
-        None | Some("" | "Equal") => {}
+        None | Some("" | "Equal" | "Exists") => {}
         Some(_) => return Err("operator must be Exists or Equal"),
     }
     if !key.is_empty() && !is_qualified_name(key) {

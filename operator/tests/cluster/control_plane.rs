@@ -134,6 +134,29 @@ struct Own {
     programs: PathBuf,
 }
 
+/// Returns it and its URL.
+fn start_etcd(programs: &Path, directory: &Path) -> Result<(Process, String)> {
+    let (etcd_port, etcd_peer_port) = (free_port()?, free_port()?);
+    let etcd_url = format!("http://127.0.0.1:{etcd_port}");
+    let peer_url = format!("http://127.0.0.1:{etcd_peer_port}");
+    let etcd = Process::start(
+        &programs.join("etcd"),
+        &[
+            format!("--data-dir={}", directory.join("etcd").display()),
+            format!("--listen-client-urls={etcd_url}"),
+            format!("--advertise-client-urls={etcd_url}"),
+            format!("--listen-peer-urls={peer_url}"),
+            format!("--initial-advertise-peer-urls={peer_url}"),
+            format!("--initial-cluster=default={peer_url}"),
+            "--logger=zap".to_owned(),
+            "--quota-backend-bytes=2147483648".to_owned(),
+        ],
+        &[("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)],
+        &directory.join("etcd.log"),
+    )?;
+    Ok((etcd, etcd_url))
+}
+
 const ADMIN_TOKEN: &str = "admin-token";
 
 impl Cluster {
@@ -154,25 +177,7 @@ impl Cluster {
         let path = |name: &str| directory.path().join(name);
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
 
-        let (etcd_port, etcd_peer_port) = (free_port()?, free_port()?);
-        let etcd_url = format!("http://127.0.0.1:{etcd_port}");
-        let peer_url = format!("http://127.0.0.1:{etcd_peer_port}");
-        let etcd = Process::start(
-            &programs.join("etcd"),
-            &[
-                format!("--data-dir={}", text(path("etcd"))),
-                format!("--listen-client-urls={etcd_url}"),
-                format!("--advertise-client-urls={etcd_url}"),
-                format!("--listen-peer-urls={peer_url}"),
-                format!("--initial-advertise-peer-urls={peer_url}"),
-                format!("--initial-cluster=default={peer_url}"),
-                "--logger=zap".to_owned(),
-                "--quota-backend-bytes=2147483648".to_owned(),
-            ],
-            &[("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)],
-            &path("etcd.log"),
-        )?;
-
+        let (etcd, etcd_url) = start_etcd(&programs, directory.path())?;
         let key = text(path("sa.key"));
         let generated = Command::new("openssl")
             .args(["genrsa", "-out", &key, "2048"])
@@ -327,7 +332,7 @@ impl Cluster {
             let object = &entry["objectRef"];
             let mut resource = word(&object["resource"]);
             if let Some(subresource) = object["subresource"].as_str() {
-                resource += &format!("/{subresource}");
+                resource = format!("{resource}/{subresource}");
             }
             writes.push(format!(
                 "{} {resource} {} {}",

@@ -153,21 +153,18 @@ impl World {
         let documents: Vec<Value> = serde_saphyr::from_multiple(manifest)?;
         for document in &documents {
             let namespace = document["metadata"]["namespace"].as_str();
+            let client = || admin.clone();
             match document["kind"].as_str().context("a document without a kind")? {
-                "Namespace" => install::<Namespace>(&Api::all(admin.clone()), document).await?,
-                "ServiceAccount" => {
-                    install::<ServiceAccount>(&namespaced(admin, namespace)?, document).await?
-                }
-                "ClusterRole" => install::<ClusterRole>(&Api::all(admin.clone()), document).await?,
-                "ClusterRoleBinding" => {
-                    install::<ClusterRoleBinding>(&Api::all(admin.clone()), document).await?
-                }
-                "Role" => install::<Role>(&namespaced(admin, namespace)?, document).await?,
-                "RoleBinding" => install::<RoleBinding>(&namespaced(admin, namespace)?, document).await?,
+                "Namespace" => install::<Namespace>(&Api::all(client()), document).await,
+                "ServiceAccount" => install::<ServiceAccount>(&namespaced(admin, namespace)?, document).await,
+                "ClusterRole" => install::<ClusterRole>(&Api::all(client()), document).await,
+                "ClusterRoleBinding" => install::<ClusterRoleBinding>(&Api::all(client()), document).await,
+                "Role" => install::<Role>(&namespaced(admin, namespace)?, document).await,
+                "RoleBinding" => install::<RoleBinding>(&namespaced(admin, namespace)?, document).await,
                 // It runs here, as a process.
-                "Deployment" => {}
+                "Deployment" => Ok(()),
                 kind => bail!("unexpected {kind}"),
-            }
+            }?;
         }
         let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE);
         let request: TokenRequest =

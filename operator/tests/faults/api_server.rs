@@ -166,18 +166,18 @@ impl ApiServer {
     }
 
     fn patch(&self, path: &str, body: &Bytes) -> Response {
-        let patch: Value = serde_json::from_slice(body).unwrap();
+        let wanted: Value = serde_json::from_slice(body).unwrap();
         if let Some(path) = path.strip_suffix("/status") {
             let Some(mut object) = self.get(path) else {
                 return failure(404, "NotFound", 0);
             };
-            if patch["metadata"]["uid"] != object["metadata"]["uid"] {
+            if wanted["metadata"]["uid"] != object["metadata"]["uid"] {
                 return failure(409, "Conflict", 0);
             }
-            object["status"] = patch["status"].clone();
+            object["status"] = wanted["status"].clone();
             return json_of(&self.put(path, object));
         }
-        json_of(&self.put(path, patch))
+        json_of(&self.put(path, wanted))
     }
 }
 

@@ -83,7 +83,7 @@ impl Controller {
 
     async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(60), self.task)
+        tokio::time::timeout(Duration::from_mins(1), self.task)
             .await
             .expect("it does not stop")
             .unwrap();
