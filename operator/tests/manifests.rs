@@ -136,12 +136,9 @@ fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
                 .all(|words| words.iter().all(|word| word != "*")),
             "{rule:?}"
         );
-        // Owner references make Kubernetes delete; watches make reading unnecessary.
+        // Owner references make Kubernetes delete.
         assert!(
-            !rule
-                .verbs
-                .iter()
-                .any(|verb| verb.starts_with("delete") || verb == "get"),
+            !rule.verbs.iter().any(|verb| verb.starts_with("delete")),
             "{rule:?}"
         );
     }

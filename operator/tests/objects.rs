@@ -59,6 +59,7 @@ fn metadata(namespace: Option<&str>) -> Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one object")]
 fn an_image_is_enough_to_run_everywhere() {
     let Objects {
         service_account,
@@ -130,6 +131,8 @@ fn an_image_is_enough_to_run_everywhere() {
                                  "value": "/etc/scope-http-statistics/config.yaml"},
                                 {"name": "SCOPE_HTTP_STATISTICS_HOOK", "value": "auto"},
                                 {"name": "SCOPE_HTTP_STATISTICS_PLUGIN_DIR", "value": "/var/run/scope/plugins"},
+                                {"name": "SCOPE_HTTP_STATISTICS_NODE_NAME",
+                                 "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                                 {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                             ],
                             "resources": {},
@@ -140,12 +143,18 @@ fn an_image_is_enough_to_run_everywhere() {
                             "terminationMessagePolicy": "FallbackToLogsOnError",
                             "volumeMounts": [
                                 {"name": "plugins", "mountPath": "/var/run/scope/plugins"},
+                                {"name": "pod-logs", "mountPath": "/var/log/pods", "readOnly": true},
+                                {"name": "container-logs", "mountPath": "/var/log/containers", "readOnly": true},
                                 {"name": "configuration", "mountPath": "/etc/scope-http-statistics", "readOnly": true},
                             ],
                         }],
                         "volumes": [
                             {"name": "plugins",
                              "hostPath": {"path": "/var/run/scope/plugins", "type": "DirectoryOrCreate"}},
+                            {"name": "pod-logs",
+                             "hostPath": {"path": "/var/log/pods", "type": "DirectoryOrCreate"}},
+                            {"name": "container-logs",
+                             "hostPath": {"path": "/var/log/containers", "type": "DirectoryOrCreate"}},
                             {"name": "configuration", "configMap": {"name": "scope-http-statistics-agent-default"}},
                         ],
                     },
@@ -212,7 +221,7 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         (
             json!({"hostId": "Hostname"}),
             vec![
-                (format!("{container}/env/3"), Value::Null),
+                (format!("{container}/env/4"), Value::Null),
                 (format!("{pod}/hostNetwork"), json!(true)),
                 (format!("{pod}/dnsPolicy"), json!("ClusterFirstWithHostNet")),
             ],
@@ -267,7 +276,7 @@ fn set(object: &mut Value, path: &str, value: Value) {
         Value::Object(fields) => {
             fields.insert(last.to_owned(), value);
         }
-        _ => panic!("{path}"),
+        other => unreachable!("{path} is in {other}"),
     }
 }
 
@@ -361,6 +370,7 @@ fn the_nodes_of_older_resources_are_left_out() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn a_bad_spec_is_refused_by_its_field_and_with_a_way_out() {
     let long = "x".repeat(64);
     let cases = [

@@ -32,6 +32,9 @@ pub const MANAGED: &str = "app.kubernetes.io/managed-by=scope-http-statistics-op
 
 const AGENT: &str = "scope-http-statistics-agent";
 const CONFIGURATION_DIRECTORY: &str = "/etc/scope-http-statistics";
+/// The names of kubelet's log directories tell the pods while the API server does not.
+const POD_LOGS: &str = "/var/log/pods";
+const CONTAINER_LOGS: &str = "/var/log/containers";
 const CONFIGURATION_FILE: &str = "config.yaml";
 
 /// The agents' configuration cannot be written as YAML.
@@ -247,14 +250,9 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
                 termination_grace_period_seconds: Some(15),
                 containers: vec![container(agents)],
                 volumes: Some(vec![
-                    Volume {
-                        name: "plugins".to_owned(),
-                        host_path: Some(HostPathVolumeSource {
-                            path: plugin_directory.clone(),
-                            type_: Some("DirectoryOrCreate".to_owned()),
-                        }),
-                        ..Volume::default()
-                    },
+                    host_directory("plugins", plugin_directory),
+                    host_directory("pod-logs", POD_LOGS),
+                    host_directory("container-logs", CONTAINER_LOGS),
                     Volume {
                         name: "configuration".to_owned(),
                         config_map: Some(ConfigMapVolumeSource {
@@ -268,6 +266,17 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
             }),
         },
         ..DaemonSetSpec::default()
+    }
+}
+
+fn host_directory(name: &str, path: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        host_path: Some(HostPathVolumeSource {
+            path: path.to_owned(),
+            type_: Some("DirectoryOrCreate".to_owned()),
+        }),
+        ..Volume::default()
     }
 }
 
@@ -323,6 +332,8 @@ fn container(agents: &Agents) -> Container {
         volume_mounts: Some(vec![
             // The same path inside as outside. The agent makes its own subdirectory in it.
             mount("plugins", plugin_directory, None),
+            mount("pod-logs", POD_LOGS, Some(true)),
+            mount("container-logs", CONTAINER_LOGS, Some(true)),
             // A directory: a file mounted by itself (subPath) would never change.
             mount("configuration", CONFIGURATION_DIRECTORY, Some(true)),
         ]),
@@ -346,20 +357,26 @@ fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec
         // The probes need it as well.
         value("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
     ];
+    // Whose pods to ask the API server for, and what Scope calls the host.
+    variables.push(node_name("SCOPE_HTTP_STATISTICS_NODE_NAME"));
     if host_id == HostId::NodeName {
-        variables.push(EnvVar {
-            name: "NODE_NAME".to_owned(),
-            value: None,
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "spec.nodeName".to_owned(),
-                    api_version: None,
-                }),
-                ..EnvVarSource::default()
-            }),
-        });
+        variables.push(node_name("NODE_NAME"));
     }
     variables
+}
+
+fn node_name(variable: &str) -> EnvVar {
+    EnvVar {
+        name: variable.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: "spec.nodeName".to_owned(),
+                api_version: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
 }
 
 /// As the agent's `--hook` takes it.
