@@ -1,6 +1,7 @@
 //! The real things of the integration tests: the agent, an nginx, a load, and what the kernel still holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -32,6 +33,23 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
             "waited {PATIENCE:?} in vain for {what}"
         );
         thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Runs a test for each hook that is to be tested: all in a virtual machine (.ci/vm-runner sets `TEST_KERNEL`), where
+/// all must attach, else `tracepoint`, or those that `TEST_HOOKS` names.
+pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
+    let default = if env::var_os("TEST_KERNEL").is_some() {
+        "fentry kprobe tracepoint"
+    } else {
+        "tracepoint"
+    };
+    for hook in env::var("TEST_HOOKS")
+        .as_deref()
+        .unwrap_or(default)
+        .split_whitespace()
+    {
+        test(hook);
     }
 }
 
@@ -457,12 +475,12 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
 }
 
-fn children_of(parent: u32) -> BTreeSet<u32> {
+pub(crate) fn children_of(parent: u32) -> BTreeSet<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         // "pid (command) state ppid …"; the command may hold anything.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -483,7 +501,7 @@ fn terminate(child: &mut Child) -> ExitStatus {
 }
 
 /// For the end of a test that failed half-way: politely first, since nginx's master must end its workers.
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     if matches!(child.try_wait(), Ok(None)) {
         signal(child, libc::SIGTERM);
         thread::sleep(Duration::from_millis(500));
@@ -492,7 +510,7 @@ fn end(child: &mut Child) {
     }
 }
 
-fn signal(child: &Child, number: libc::c_int) {
+pub(crate) fn signal(child: &Child, number: libc::c_int) {
     let pid = child.id().try_into().expect("a pid is positive");
     // SAFETY: kill takes no pointers, and the child is not reaped, so the pid is still its own.
     unsafe { libc::kill(pid, number) };

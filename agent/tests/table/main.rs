@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use case::{Case, Counts, Mode, Play, Transport, Truth, Turn};
 use client::Client;
-use support::Agent;
+use support::{Agent, for_each_hook};
 
 /// Until then the agent takes unknown unix sockets for ones that were open before it, and is lenient with them
 /// (docs/limitations.md): ten seconds, which it counts in whole ones.
@@ -70,15 +70,8 @@ fn main() -> ExitCode {
                 .any(|it| *it == row || case.name.contains(it.as_str()))
     };
     let wanted: Vec<&Case> = cases.iter().filter(|case| wants(case)).collect();
-    // Set by .ci/vm-runner: there all hooks must attach.
-    let default = if env::var_os("TEST_KERNEL").is_some() {
-        "fentry kprobe tracepoint"
-    } else {
-        "tracepoint"
-    };
-    let hooks = env::var("TEST_HOOKS").unwrap_or_else(|_| default.to_owned());
     let (mut passed, mut failures) = (0, Vec::new());
-    for hook in hooks.split_whitespace() {
+    for_each_hook(|hook| {
         let mut table = Table::start(hook, &cases, &wanted);
         for case in &wanted {
             if table.run(case) {
@@ -86,7 +79,7 @@ fn main() -> ExitCode {
             }
         }
         failures.extend(table.end());
-    }
+    });
     for failure in &failures {
         say(failure);
     }
