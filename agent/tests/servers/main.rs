@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -93,6 +94,8 @@ impl Server {
         let child = command(&setup)
             .current_dir(&setup.directory)
             .env("HOME", &setup.directory)
+            // Apache ends all processes of its group.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("one file for both"))
             .stderr(output)
@@ -146,9 +149,11 @@ impl Server {
         self.logged().values().sum()
     }
 
-    /// What is beside the logs when a test fails.
+    /// The end of what it printed.
     fn said(&self) -> String {
-        fs::read_to_string(self.directory.join("output")).unwrap_or_default()
+        let text = fs::read_to_string(self.directory.join("output")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
     /// Compares with the agent when the log has so many lines. A code below 200 is no line of its own.
@@ -178,7 +183,7 @@ impl Server {
         assert_eq!(
             (counted(), agent.totals().losses()),
             ((sent, logged), Vec::new()),
-            "{hook}: the agent with its losses (left) and the log of {name} (right); it said {}",
+            "{hook}: the agent with its losses (left) and the log of {name} (right); it said\n{}",
             self.said()
         );
         let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
@@ -193,6 +198,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         end(&mut self.child);
+        // What it left behind, if it had to be killed.
+        let group = self.child.id().try_into().expect("a pid is positive");
+        // SAFETY: takes no pointers; the group is the server's own.
+        unsafe { libc::killpg(group, libc::SIGKILL) };
     }
 }
 
@@ -211,9 +220,9 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-/// Requests of every kind by curl, wrk and ab; how many.
+/// Requests of every kind by curl, wrk and ab, of which wrk's come in so many at a time; how many.
 #[track_caller]
-fn drive(server: &Server, directory: &Path) -> u64 {
+fn drive(server: &Server, directory: &Path, pipelined: u64) -> u64 {
     let port = server.port;
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let pages = [
@@ -275,7 +284,7 @@ fn drive(server: &Server, directory: &Path) -> u64 {
         );
     }
 
-    for depth in [1, 3] {
+    for depth in [1, pipelined] {
         let (threads, wanted) = (4, 84);
         let mut wrk = Command::new("wrk");
         wrk.args([format!("--threads={threads}"), format!("--connections={threads}")])
@@ -325,7 +334,7 @@ fn totals_agree(name: &str, code_of: CodeOf, has_workers: bool, command: impl Fn
         let root = TempDir::new().expect("a temporary directory");
         let agent = Agent::start(hook);
         let server = Server::start(root.path(), "server", code_of, has_workers, &command);
-        let sent = drive(&server, root.path());
+        let sent = drive(&server, root.path(), if name == "gunicorn" { 1 } else { 3 });
         server.assert_counted(&agent, hook, name, sent);
         drop(server);
         agent.stop();
@@ -520,7 +529,7 @@ fn haproxy_in_front_of_node_js() {
                 "haproxy.cfg",
                 &format!(
                     "global\n log stdout format raw local0\ndefaults\n mode http\n log global\n log-format %ST\n\
-                     option splice-auto\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n\
+                     option splice-auto\n option dontlognull\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n\
                      frontend front\n bind 127.0.0.1:{}\n default_backend behind\n\
                      backend behind\n server node 127.0.0.1:{}\n",
                     setup.port, behind.port
@@ -530,7 +539,7 @@ fn haproxy_in_front_of_node_js() {
             command.arg("-db").arg("-f").arg(configuration);
             command
         });
-        let sent = drive(&front, root.path());
+        let sent = drive(&front, root.path(), 3);
         front.assert_counted(&agent, hook, "HAProxy", sent);
         behind.assert_counted(&agent, hook, "Node.js behind HAProxy", sent);
         drop(front);
