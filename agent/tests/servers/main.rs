@@ -529,7 +529,7 @@ fn haproxy_in_front_of_node_js() {
                 "haproxy.cfg",
                 &format!(
                     "global\n log stdout format raw local0\ndefaults\n mode http\n log global\n log-format %ST\n\
-                     option splice-auto\n option dontlognull\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n\
+                     option splice-auto\n option dontlognull\n option http-ignore-probes\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n\
                      frontend front\n bind 127.0.0.1:{}\n default_backend behind\n\
                      backend behind\n server node 127.0.0.1:{}\n",
                     setup.port, behind.port
