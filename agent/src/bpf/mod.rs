@@ -8,14 +8,17 @@ use thiserror::Error;
 
 mod btf;
 mod counters;
+mod inodes;
 mod object;
 mod preflight;
 mod priority;
 mod probes;
 mod settings;
+mod statistics;
 
 pub use preflight::{Check, CheckState, Preflight, preflight};
 pub use probes::{Error, Probes, verify};
+pub use statistics::{ProgramStatistics, measure_run_times};
 
 pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
 
