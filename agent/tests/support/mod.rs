@@ -63,11 +63,18 @@ impl Agent {
     /// Starts `run --hook <hook>` and waits until it answers, which it does once its programs are attached.
     #[track_caller]
     pub(crate) fn start(hook: &str) -> Self {
+        Self::start_with(hook, &[])
+    }
+
+    /// The same, with more arguments.
+    #[track_caller]
+    pub(crate) fn start_with(hook: &str, arguments: &[&str]) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let log = fs::File::create(directory.path().join("agent.log")).expect("a log for the agent");
         let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
             .args(["run", "--hook", hook, "--plugin-dir"])
             .arg(directory.path())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one log for both streams"))
             .stderr(log)
@@ -169,6 +176,11 @@ impl Totals {
     /// Requests and responses of all processes that are gone.
     pub(crate) fn of_exited(&self) -> (u64, Codes) {
         sum(self.entries("exited"))
+    }
+
+    /// Requests and responses of all processes, those that are gone among them.
+    pub(crate) fn of_all(&self) -> (u64, Codes) {
+        sum(self.entries("processes").chain(self.entries("exited")))
     }
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
@@ -328,6 +340,18 @@ impl Nginx {
         Ok(lines)
     }
 
+    /// Where it listens, on IPv4 and IPv6.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection over its unix socket.
+    pub(crate) fn connect_unix(&self) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
     /// Clients take turns at the three kinds of socket.
     fn connect(&self, client: usize) -> io::Result<Box<dyn Stream>> {
         let tcp = |address: SocketAddr| -> io::Result<Box<dyn Stream>> {
@@ -339,11 +363,7 @@ impl Nginx {
         match client % 3 {
             0 => tcp((Ipv4Addr::LOCALHOST, self.port).into()),
             1 => tcp((Ipv6Addr::LOCALHOST, self.port).into()),
-            _ => {
-                let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                Ok(Box::new(stream))
-            }
+            _ => Ok(Box::new(self.connect_unix()?)),
         }
     }
 
@@ -414,7 +434,7 @@ fn configure(prefix: &Path, port: u16, upstream: u16) -> String {
     let prefix = prefix.display();
     format!(
         "daemon off; user root; worker_processes 2; pid {prefix}/pid; error_log {prefix}/error.log;
-        events {{ worker_connections 512; }}
+        events {{ worker_connections 11000; }}
         http {{
             log_format codes '$status $request_method';
             access_log {prefix}/access.log codes;
