@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use agent::bpf::{Hook, HookChoice, Probes, ProgramStatistics, measure_run_times};
+use agent::bpf::{Hook, HookChoice, MapSizes, Probes, ProgramStatistics, measure_run_times};
 use anyhow::{Context as _, Result};
 
 /// Rounds, of which the median counts.
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
 fn measure() -> Result<()> {
     let _measuring = measure_run_times().context("the kernel does not measure its programs' run times")?;
     for hook in Hook::ALL {
-        match Probes::attach(HookChoice::Only(hook)) {
+        match Probes::attach(HookChoice::Only(hook), MapSizes::default()) {
             Ok(probes) => measure_hook(hook, &probes)?,
             Err(error) => println!("{hook}: not measured: {error}\n"),
         }
