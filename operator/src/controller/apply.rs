@@ -23,8 +23,9 @@ use crate::metrics::Metrics;
 
 /// How long the API server may take for one write.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the cache may lag behind a write of ours until its content counts as someone else's change.
-const CACHE_LAG: Duration = Duration::from_secs(5);
+/// How long the cache may lag behind a write of ours until its content counts as someone else's change. Who was told that
+/// it lags looks again then.
+pub const CACHE_LAG: Duration = Duration::from_secs(5);
 
 /// Why an object could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +148,7 @@ pub struct Memory(BTreeMap<String, Left>);
 pub struct Applied<K> {
     /// The newest that is known of it.
     pub object: Arc<K>,
-    /// It comes from a cache that has not seen the last write to it.
+    /// Not what the last write made of it: the cache has not seen that yet.
     pub outdated: bool,
 }
 
@@ -184,18 +185,25 @@ impl Applier {
         };
         let asked = fingerprint(desired).map_err(json)?;
         let left = memory.0.get(&kind).filter(|left| left.asked == asked);
-        if let (Some(left), cached) = (left, &cached) {
+        if let Some(left) = left {
             let version = cached
                 .as_ref()
                 .and_then(|object| object.meta().resource_version.clone());
             let lags = left.replaced == replaced(version) && left.at.elapsed() < CACHE_LAG;
-            if let Some(object) = cached
-                && (lags || fingerprint(&**object).map_err(json)? == left.answered)
-            {
-                return Ok(Applied {
-                    object: Arc::clone(object),
-                    outdated: lags || object.meta().generation < left.generation,
-                });
+            match &cached {
+                Some(object) if lags || fingerprint(&**object).map_err(json)? == left.answered => {
+                    return Ok(Applied {
+                        object: Arc::clone(object),
+                        outdated: lags || object.meta().generation < left.generation,
+                    });
+                }
+                None if lags => {
+                    return Ok(Applied {
+                        object: Arc::new(desired.clone()),
+                        outdated: true,
+                    });
+                }
+                _ => {}
             }
         }
         // Until it is gone, there is no use in writing to it; its end is an event that brings us here again.

@@ -208,6 +208,8 @@ async fn look_at(resource: Arc<Unchecked>, context: Arc<Context>) -> Result<Acti
 
 /// What came of an attempt, with what the status needs.
 struct Attempt {
+    /// A cache has not seen the last write to one of the objects.
+    outdated: bool,
     daemon_set: Option<Applied<DaemonSet>>,
     result: Result<AttemptOutcome, AttemptError>,
 }
@@ -306,9 +308,9 @@ impl Context {
         }
         self.remember(uid, remembered);
         let mut wait = result?;
-        if attempt.daemon_set.is_some_and(|applied| applied.outdated) {
-            // Should the event that ends this be lost, look again.
-            wait = Some(wait.unwrap_or(STATUS_INTERVAL).min(STATUS_INTERVAL));
+        if attempt.outdated {
+            // Should what the cache shows then be the work of others, it is repaired.
+            wait = Some(wait.unwrap_or(apply::CACHE_LAG).min(apply::CACHE_LAG));
         }
         Ok(wait.map_or_else(Action::await_change, Action::requeue))
     }
@@ -339,6 +341,7 @@ impl Context {
             Ok(agents) => agents,
             Err(error) => {
                 return Attempt {
+                    outdated: false,
                     daemon_set: as_cached,
                     result: Err(AttemptError::Invalid(error)),
                 };
@@ -355,41 +358,39 @@ impl Context {
         let objects = build::build(&agents, &remainder, &self.namespace);
         *own_time += start.elapsed();
 
+        let mut outdated = false;
         let apply = async {
             let objects = objects?;
             let client = || self.applier.client.clone();
-            self.applier
+            let (applier, namespace) = (&self.applier, &self.namespace);
+            let accounts = Api::namespaced(client(), namespace);
+            let account = applier
                 .apply(
-                    &Api::namespaced(client(), &self.namespace),
+                    &accounts,
                     &objects.service_account,
                     service_account.clone(),
                     memory,
                 )
                 .await?;
-            self.applier
-                .apply(&Api::all(client()), &objects.binding, binding.clone(), memory)
+            let bindings = Api::all(client());
+            let binding = applier
+                .apply(&bindings, &objects.binding, binding.clone(), memory)
                 .await?;
-            self.applier
-                .apply(
-                    &Api::namespaced(client(), &self.namespace),
-                    &objects.config_map,
-                    config_map.clone(),
-                    memory,
-                )
+            let maps = Api::namespaced(client(), namespace);
+            let map = applier
+                .apply(&maps, &objects.config_map, config_map.clone(), memory)
                 .await?;
-            let applied = self
-                .applier
-                .apply(
-                    &Api::namespaced(client(), &self.namespace),
-                    &objects.daemon_set,
-                    daemon_set.clone(),
-                    memory,
-                )
+            let sets = Api::namespaced(client(), namespace);
+            let set = applier
+                .apply(&sets, &objects.daemon_set, daemon_set.clone(), memory)
                 .await?;
-            Ok::<_, Error>(applied)
+            outdated = account.outdated || binding.outdated || map.outdated || set.outdated;
+            Ok::<_, Error>(set)
         };
-        match apply.await {
+        let result = apply.await;
+        match result {
             Ok(applied) => Attempt {
+                outdated,
                 daemon_set: Some(applied),
                 result: Ok(AttemptOutcome {
                     hook: agents.hook,
@@ -398,6 +399,7 @@ impl Context {
                 }),
             },
             Err(error) => Attempt {
+                outdated: false,
                 daemon_set: as_cached,
                 result: Err(AttemptError::Failed(error)),
             },

@@ -118,6 +118,17 @@ impl ApiServer {
         object
     }
 
+    /// As if someone else had deleted it.
+    pub(crate) fn delete(&self, path: &str) {
+        let mut content = self.content();
+        let (collection, _) = path.rsplit_once('/').unwrap();
+        let object = content.objects.remove(path).unwrap();
+        content.events.push((
+            collection.to_owned(),
+            json!({"type": "DELETED", "object": object}),
+        ));
+    }
+
     fn fault(&self, method: &Method, path: &str) -> Option<Fault> {
         let mut content = self.content();
         let plan = content

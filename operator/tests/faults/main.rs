@@ -306,6 +306,25 @@ async fn what_is_there_already_is_not_written_again() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_as_soon_as_it_is_made_comes_back() {
+    let api = with_a_resource();
+    // The cache sees neither.
+    api.plan(
+        Method::GET,
+        "/configmaps?&watch",
+        Fault::Slow(Duration::from_secs(2)),
+        1,
+    );
+    let controller = Controller::start(&api).await;
+    controller.condition("Progressing", "RollingOut").await;
+    api.delete(CONFIG_MAP);
+    controller
+        .until("it is back", |api| api.get(CONFIG_MAP).map(drop))
+        .await;
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn it_stops_in_time_while_the_api_server_is_silent() {
     let silent_from_the_start = ApiServer::default();
     silent_from_the_start.plan(Method::GET, "/", Fault::Silence, usize::MAX);
