@@ -33,7 +33,7 @@ demo: setup ## install, build, and watch the agent count a real nginx
 bench: ## measure what an idle agent costs; takes a minute
 	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle
 
-test: ## all checks and tests, on this kernel and on five others in virtual machines
+test: ## all checks and tests, on this kernel, on five others in virtual machines, on a Kubernetes control plane
 	.ci/test
 
 lint: ## formatting, clippy, documentation, dependencies, scripts
