@@ -30,8 +30,8 @@ demo: setup ## install, build, and watch the agent count a real nginx
 	$(env) cargo build --release --bins -p scope-http-statistics-agent
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
 
-bench: ## measure what the agent costs: idle, and for each call; takes two minutes
-	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost
+bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
+	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale
 
 test: ## all checks and tests, on this kernel and on five others in virtual machines
 	.ci/test

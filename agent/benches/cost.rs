@@ -14,11 +14,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::panic::resume_unwind;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use agent::bpf::{Hook, HookChoice, Probes, ProgramStatistics, measure_run_times};
+use agent::bpf::{Hook, HookChoice, MapSizes, Probes, ProgramStatistics, measure_run_times};
 use anyhow::{Context as _, Result};
 
 /// Rounds, of which the median counts.
@@ -41,8 +42,9 @@ fn loads() -> [Load; 4] {
             head += "X-Some-Header: a value of ordinary length\r\n";
         }
         let rest = len.saturating_sub(head.len() + "X: \r\n\r\n".len());
-        head += &format!("X: {}\r\n\r\n", "x".repeat(rest));
-        head.into_bytes()
+        [&*head, "X: ", &"x".repeat(rest), "\r\n\r\n"]
+            .concat()
+            .into_bytes()
     };
     let no_body = "Content-Length: 0\r\n";
     [
@@ -90,7 +92,7 @@ fn main() -> ExitCode {
 fn measure() -> Result<()> {
     let _measuring = measure_run_times().context("the kernel does not measure its programs' run times")?;
     for hook in Hook::ALL {
-        match Probes::attach(HookChoice::Only(hook)) {
+        match Probes::attach(HookChoice::Only(hook), MapSizes::default()) {
             Ok(probes) => measure_hook(hook, &probes)?,
             Err(error) => println!("{hook}: not measured: {error}\n"),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-use crate::bpf::HookChoice;
+use crate::bpf::{HookChoice, MapSizes};
 use crate::report::PLUGIN_ID;
 
 /// Why a configuration cannot be used.
@@ -84,6 +84,9 @@ pub enum ValueError {
     /// Not a status code.
     #[error("`{0}` is not an HTTP status code: list codes from 100 to 599, as in 200,404,500")]
     StatusCode(String),
+    /// Outside the range of map sizes.
+    #[error("a map of `{0}` entries is not usable: take {MIN_MAP_ENTRIES} to {MAX_MAP_ENTRIES}")]
+    MapEntries(String),
     /// Cannot be part of a node's id.
     #[error(
         "`{0}` is not usable as host id: it must not be empty and have no `;`, spaces or control characters"
@@ -111,6 +114,11 @@ pub enum ValueError {
 const MAX_SOCKET_PATH: usize = 107;
 /// Most samples in a window: bounds memory and the size of reports.
 const MAX_SAMPLES: u128 = 600;
+
+/// Fewest entries of a kernel map: less, and the kernel's own spares for each CPU take them all.
+const MIN_MAP_ENTRIES: u32 = 1024;
+/// Most: two gigabytes.
+const MAX_MAP_ENTRIES: u32 = 16 * 1024 * 1024;
 
 fn duration(text: &str) -> Result<Duration, ValueError> {
     let parsed = SignedDuration::from_str(text)
@@ -180,6 +188,42 @@ impl FromStr for History {
         } else {
             Err(ValueError::History(history))
         }
+    }
+}
+
+/// Entries of a kernel map: 1,024 to 16,777,216.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntries(u32);
+
+impl MapEntries {
+    /// As a number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for MapEntries {
+    type Error = ValueError;
+
+    fn try_from(entries: u32) -> Result<Self, ValueError> {
+        if (MIN_MAP_ENTRIES..=MAX_MAP_ENTRIES).contains(&entries) {
+            Ok(Self(entries))
+        } else {
+            Err(ValueError::MapEntries(entries.to_string()))
+        }
+    }
+}
+
+impl FromStr for MapEntries {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let entries: u32 = text
+            .parse()
+            .ok()
+            .ok_or_else(|| ValueError::MapEntries(text.to_owned()))?;
+        entries.try_into()
     }
 }
 
@@ -267,6 +311,10 @@ impl fmt::Display for HostId {
 pub enum HostIdSource {
     /// Flag, environment or file.
     Configured,
+    /// `SCOPE_HOSTNAME` of the probe that polls us.
+    ProbeVariable,
+    /// The host name of the probe that polls us.
+    ProbeHostName,
     /// The environment variable `NODE_NAME`, as set by a DaemonSet.
     NodeName,
     /// The kernel's host name (UTS).
@@ -279,6 +327,8 @@ impl HostIdSource {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Configured => "as configured",
+            Self::ProbeVariable => "SCOPE_HOSTNAME of Scope's probe",
+            Self::ProbeHostName => "the host name of Scope's probe",
             Self::NodeName => "from NODE_NAME",
             Self::HostName => "the host's name",
         }
@@ -441,10 +491,30 @@ pub struct Overrides {
     #[serde(deserialize_with = "code_list")]
     pub status_codes: Option<StatusCodes>,
 
-    /// Host id in Scope [default: `NODE_NAME`, else the host's name]
+    /// Host id in Scope [default: what Scope's probe calls it; before it polls `NODE_NAME`, else the host's name]
     #[arg(long, global = true, value_name = "ID", env = "SCOPE_HTTP_STATISTICS_HOST_ID")]
     #[serde(deserialize_with = "parsed")]
     pub host_id: Option<HostId>,
+
+    /// Connections whose state is kept; beyond, the least recently used are forgotten [default: 65536]
+    #[arg(
+        long,
+        global = true,
+        value_name = "COUNT",
+        env = "SCOPE_HTTP_STATISTICS_MAX_CONNECTIONS"
+    )]
+    #[serde(deserialize_with = "map_entries")]
+    pub max_connections: Option<MapEntries>,
+
+    /// Counters: one for requests and one for each status code, of each process [default: 16384]
+    #[arg(
+        long,
+        global = true,
+        value_name = "COUNT",
+        env = "SCOPE_HTTP_STATISTICS_MAX_COUNTERS"
+    )]
+    #[serde(deserialize_with = "map_entries")]
+    pub max_counters: Option<MapEntries>,
 
     /// error, warn, info, debug or trace [default: info]
     #[arg(
@@ -483,6 +553,14 @@ fn code_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Status
     let codes = Option::<Vec<u16>>::deserialize(deserializer)?;
     codes
         .map(|codes| codes.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+/// A number.
+fn map_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MapEntries>, D::Error> {
+    let entries = Option::<u32>::deserialize(deserializer)?;
+    entries
+        .map(|entries| entries.try_into().map_err(serde::de::Error::custom))
         .transpose()
 }
 
@@ -534,6 +612,8 @@ impl Overrides {
             history,
             status_codes,
             host_id,
+            max_connections,
+            max_counters,
             log_level,
             log_format,
         } = self;
@@ -544,6 +624,8 @@ impl Overrides {
             history: history.or(other.history),
             status_codes: status_codes.or(other.status_codes),
             host_id: host_id.or(other.host_id),
+            max_connections: max_connections.or(other.max_connections),
+            max_counters: max_counters.or(other.max_counters),
             log_level: log_level.or(other.log_level),
             log_format: log_format.or(other.log_format),
         }
@@ -563,10 +645,12 @@ pub struct Settings {
     pub history: History,
     /// Codes with a metric of their own.
     pub status_codes: StatusCodes,
-    /// This host, in Scope.
+    /// This host, in Scope; until a probe polls, if it is not configured.
     pub host_id: HostId,
     /// Where that comes from.
     pub host_id_source: HostIdSource,
+    /// Entries of the kernel's maps.
+    pub map_sizes: MapSizes,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it looks.
@@ -589,6 +673,8 @@ impl Settings {
             history,
             status_codes,
             host_id,
+            max_connections,
+            max_counters,
             log_level,
             log_format,
         } = overrides;
@@ -608,6 +694,7 @@ impl Settings {
             Some(host_id) => (host_id, HostIdSource::Configured),
             None => detect_host_id()?,
         };
+        let map_sizes = MapSizes::default();
         Ok(Self {
             plugin_dir: plugin_dir.unwrap_or_default(),
             hook: hook.unwrap_or(HookChoice::Auto),
@@ -616,6 +703,10 @@ impl Settings {
             status_codes: status_codes.unwrap_or_default(),
             host_id,
             host_id_source,
+            map_sizes: MapSizes {
+                connections: max_connections.map_or(map_sizes.connections, MapEntries::get),
+                counters: max_counters.map_or(map_sizes.counters, MapEntries::get),
+            },
             log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
         })
@@ -647,9 +738,32 @@ mod tests {
     use crate::bpf::Hook;
 
     #[test]
+    fn maps_have_a_thousand_to_sixteen_million_entries() {
+        for (text, entries) in [("1024", Some(1024)), ("16777216", Some(16_777_216))] {
+            assert_eq!(
+                MapEntries::from_str(text).ok().map(MapEntries::get),
+                entries,
+                "{text}"
+            );
+        }
+        for text in ["0", "1023", "16777217", "-1", "many", ""] {
+            let error = MapEntries::from_str(text).expect_err(text).to_string();
+            assert!(error.contains("take 1024 to 16777216"), "{error}");
+        }
+        let file = "maxConnections: 2048\nmaxCounters: 4096";
+        let settings = Settings::new(Overrides::from_yaml(file).expect("a configuration")).expect("settings");
+        let sizes = MapSizes {
+            connections: 2048,
+            counters: 4096,
+        };
+        assert_eq!(settings.map_sizes, sizes);
+    }
+
+    #[test]
     fn a_file_sets_everything() {
         let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
-                    statusCodes: [418, 200]\nhostId: node-1\nlogLevel: debug\nlogFormat: json\n";
+                    statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
+                    logLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
             hook: Some(HookChoice::Only(Hook::Kprobe)),
@@ -657,6 +771,8 @@ mod tests {
             history: Some("30s".parse().unwrap()),
             status_codes: Some("200,418".parse().unwrap()),
             host_id: Some("node-1".parse().unwrap()),
+            max_connections: Some("2048".parse().unwrap()),
+            max_counters: Some("4096".parse().unwrap()),
             log_level: Some(LogLevel::Debug),
             log_format: Some(LogFormat::Json),
         };

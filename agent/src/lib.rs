@@ -1,7 +1,7 @@
 //! The node agent: counts HTTP requests and responses per process in the kernel and serves the rates to Weave Scope.
 //!
 //! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
-//! (rates and totals, with names from [`process`]) → [`report`] and [`totals`] → [`server`] (the plugin's socket).
+//! (rates and totals, with names from [`process`] and [`workload`]) → [`report`] and [`totals`] → [`server`] (the plugin's socket).
 //! [`config`] and [`cli`] stand before it, [`client`] asks a running agent.
 
 pub mod bpf;
@@ -9,6 +9,7 @@ mod cause;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod host;
 pub mod process;
 pub mod report;
 pub mod run;
@@ -16,3 +17,4 @@ pub mod sampler;
 pub mod server;
 pub mod stats;
 pub mod totals;
+pub mod workload;

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,6 +16,7 @@ use crate::config::Settings;
 use crate::process::Processes;
 use crate::sampler::Sampler;
 use crate::server::{self, PluginSocket, SocketError};
+use crate::workload::Directory;
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -64,24 +67,35 @@ impl StopSignals {
 pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
-    let (_socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
-    let probes = block_in_place(|| Probes::attach(settings.hook))?;
+    let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
+    let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
     let attached = Instant::now();
     log_start(settings, &probes);
 
-    let (sampler, feed) = Sampler::new(probes, attached, Processes::new(Path::new("/proc")), settings);
+    let directory = watch::Sender::<Arc<Directory>>::default();
+    let processes = Processes::new(Path::new("/proc"));
+    let (sampler, feed) = Sampler::new(probes, attached, processes, directory.subscribe(), settings);
     let router = server::router(feed, settings.interval.get());
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
     let sampling = sampler.run(shutdown.clone());
     parts.spawn(async {
         sampling.await;
-        "sampler"
+        RunError::Ended("sampler")
     });
-    let serving = server::serve(listener, router, shutdown.clone());
+    let (renewed, listeners) = mpsc::channel(1);
+    // There is room for it.
+    let _sent = renewed.try_send(listener);
+    let serving = server::serve(listeners, router, shutdown.clone());
     parts.spawn(async {
         serving.await;
-        "server"
+        RunError::Ended("server")
+    });
+    let keeping = socket.keep(renewed, shutdown.clone());
+    parts.spawn(async {
+        keeping
+            .await
+            .map_or_else(RunError::Socket, |()| RunError::Ended("socket"))
     });
 
     let ended = tokio::select! {
@@ -92,7 +106,7 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     while parts.join_next().await.is_some() {}
     match ended {
         None => Ok(()),
-        Some(Ok(part)) => Err(RunError::Ended(part)),
+        Some(Ok(error)) => Err(error),
         Some(Err(error)) => Err(RunError::Failed(error)),
     }
 }

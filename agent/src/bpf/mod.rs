@@ -93,6 +93,25 @@ impl FromStr for HookChoice {
     }
 }
 
+/// Entries of the kernel's maps, all allocated at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Connections whose state is kept.
+    pub connections: u32,
+    /// Counters: one for requests and one for each status code, of each process.
+    pub counters: u32,
+}
+
+impl Default for MapSizes {
+    /// Enough for 1,000 processes with a dozen codes each.
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            counters: 16_384,
+        }
+    }
+}
+
 /// How often each [`Loss`] happened since the programs were attached, indexed by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses(pub [u64; Loss::ALL.len()]);

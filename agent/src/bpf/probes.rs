@@ -11,7 +11,7 @@ use aya::{
 use thiserror::Error;
 
 use super::{
-    Counter, CounterKey, Hook, HookChoice, Loss, Losses,
+    Counter, CounterKey, Hook, HookChoice, Loss, Losses, MapSizes,
     btf::{Btf, BtfError},
     counters, inodes,
     object::{self, OBJECT, PreemptionCalls},
@@ -128,8 +128,8 @@ impl Probes {
     /// # Errors
     /// When the hook that `choice` asks for, or with [`HookChoice::Auto`] none of them, can be used. What had been
     /// attached until then is detached.
-    pub fn attach(choice: HookChoice) -> Result<Self, Error> {
-        let kernel = Kernel::examine()?;
+    pub fn attach(choice: HookChoice, sizes: MapSizes) -> Result<Self, Error> {
+        let kernel = Kernel::examine(sizes)?;
         let hooks = match &choice {
             HookChoice::Auto => &Hook::ALL[..],
             HookChoice::Only(hook) => std::slice::from_ref(hook),
@@ -292,6 +292,7 @@ fn unreadable(map: &'static str, error: &MapError) -> Error {
 
 /// What is known about the running kernel.
 pub(super) struct Kernel {
+    sizes: MapSizes,
     settings: Settings,
     has_sock_length_tracepoints: bool,
     is_preemptible: bool,
@@ -304,7 +305,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Reads the kernel's type information.
-    pub(super) fn examine() -> Result<Self, Error> {
+    pub(super) fn examine(sizes: MapSizes) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NoPrograms);
         }
@@ -319,6 +320,7 @@ impl Kernel {
             return Err(Error::NotPermitted);
         }
         Ok(Self {
+            sizes,
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
             is_preemptible: is_preemptible(),
@@ -394,7 +396,9 @@ impl Kernel {
             .btf(None)
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global(globals::SETTINGS, &settings[..], true)
-            .override_global(globals::SYSCALLS, &calls[..], true);
+            .override_global(globals::SYSCALLS, &calls[..], true)
+            .map_max_entries(maps::CONNECTIONS, self.sizes.connections)
+            .map_max_entries(maps::COUNTERS, self.sizes.counters);
         if hook != Hook::Kprobe {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
@@ -491,7 +495,7 @@ struct Attachment {
 /// # Errors
 /// The first program that is refused, with the verifier's last words.
 pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
-    let kernel = Kernel::examine()?;
+    let kernel = Kernel::examine(MapSizes::default())?;
     let refused = |error: AttachError| Error::Hook {
         hook,
         reason: reason(hook, &error),
@@ -646,6 +650,7 @@ mod tests {
     #[test]
     fn functions_that_the_kernel_does_not_have_are_not_attached() {
         let kernel = Kernel {
+            sizes: MapSizes::default(),
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: false,
@@ -680,6 +685,7 @@ mod tests {
     #[test]
     fn preemptible_kernels_get_stand_ins_where_programs_may_be_interrupted() {
         let kernel = Kernel {
+            sizes: MapSizes::default(),
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: true,

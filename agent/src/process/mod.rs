@@ -3,14 +3,16 @@
 //! Only processes that have counters are looked at, and nothing here is done per request.
 
 mod cgroup;
+mod container;
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::stats::{Identity, Owner};
+use crate::workload::Place;
 pub use cgroup::{Cgroups, Membership};
+pub use container::{Layer, layers, outermost};
 
 /// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, the same on every architecture that has eBPF).
 const USER_HZ: u64 = 100;
@@ -87,7 +89,24 @@ impl Processes {
         }
     }
 
-    /// Command and cgroup of an owner seen for the first time.
+    /// Where `/proc` is mounted.
+    #[must_use]
+    pub fn proc(&self) -> &Path {
+        &self.proc
+    }
+
+    /// New counters were read, whose owners are to be identified.
+    pub fn start_reading(&mut self) {
+        self.cgroups.start_reading();
+    }
+
+    /// Whether the place may still be there; `false` only if its cgroup is surely gone.
+    #[must_use]
+    pub fn exists(&self, place: &Place) -> bool {
+        self.cgroups.exists(place)
+    }
+
+    /// Command and place of an owner seen for the first time.
     pub fn identify(&mut self, owner: &Owner) -> Identity {
         let found = self.command(owner);
         let gone = matches!(found, Ok(None));
@@ -96,12 +115,11 @@ impl Processes {
         } else {
             std::fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
         };
-        let membership = file.as_deref().map(Membership::parse).unwrap_or_default();
-        let cgroup = self.cgroups.path(owner.cgroup, &membership).map(Arc::from);
+        let membership = file.as_deref().map(Membership::parse);
         Identity {
             gone,
             command: found.ok().flatten(),
-            cgroup,
+            place: self.cgroups.place(owner.cgroup, membership.as_ref()),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{CgroupPath, Delta, Event, Owner, Subject};
+use super::{Delta, Event, Owner, Subject};
 use crate::bpf::{Counter, CounterKey};
+use crate::workload::Place;
 
-/// How many cgroups are kept apart for processes that are gone. Cgroups come and go with every pod and every
-/// session; when there are more, what the longest unchanged did is kept under no cgroup's name.
-pub const MAX_EXITED_CGROUPS: usize = 4096;
+/// How many places are kept apart for processes that are gone. Cgroups come and go with every pod and every session;
+/// when there are more, what the longest unchanged did is kept under no place's name.
+pub const MAX_EXITED_PLACES: usize = 4096;
 
 /// What is known of the process behind a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Identity {
     /// The process's command name, if it could be read.
     pub command: Option<String>,
     /// Where it is or was.
-    pub cgroup: CgroupPath,
+    pub place: Place,
 }
 
 /// One counter, through any number of resets in the kernel.
@@ -50,7 +51,7 @@ impl Tally {
 #[derive(Clone, Debug)]
 pub struct Account {
     command: Option<String>,
-    cgroup: CgroupPath,
+    place: Place,
     tallies: BTreeMap<Event, Tally>,
 }
 
@@ -61,10 +62,10 @@ impl Account {
         self.command.as_deref()
     }
 
-    /// The cgroup's path.
+    /// Where the process was counted.
     #[must_use]
-    pub fn cgroup(&self) -> &CgroupPath {
-        &self.cgroup
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// What the process did so far.
@@ -73,7 +74,7 @@ impl Account {
     }
 }
 
-/// What all processes of a cgroup did that are gone.
+/// What all processes of a place did that are gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exited {
     totals: BTreeMap<Event, u64>,
@@ -102,14 +103,14 @@ impl Exited {
 /// - an account is closed only after a reading that began when its process was known to be gone, so it is complete.
 ///
 /// Memory: one account per process with counters in the kernel's map, which is bounded, and
-/// [`MAX_EXITED_CGROUPS`] for the rest.
+/// [`MAX_EXITED_PLACES`] for the rest.
 #[derive(Debug, Default)]
 pub struct Ledger {
     live: HashMap<Owner, Account>,
     /// Processes known to be gone whose accounts are still open, and whether they were known to be gone when the
     /// last reading began.
     gone: HashMap<Owner, Final>,
-    exited: HashMap<CgroupPath, Exited>,
+    exited: HashMap<Place, Exited>,
     /// What [`take_deltas`](Self::take_deltas) has not handed out yet.
     pending: HashMap<(Owner, Event), u64>,
     retirements: u64,
@@ -126,6 +127,12 @@ impl Ledger {
     /// Owners of accounts whose processes are not known to be gone.
     pub fn live_owners(&self) -> impl Iterator<Item = Owner> {
         self.live.keys().filter(|owner| self.is_live(owner)).copied()
+    }
+
+    /// The account of a process, until it is [retired](Self::retire).
+    #[must_use]
+    pub fn account(&self, owner: &Owner) -> Option<&Account> {
+        self.live.get(owner)
     }
 
     /// Whether the process has an account and is not known to be gone.
@@ -160,18 +167,14 @@ impl Ledger {
             let owner = Owner::from(*key);
             let event = Event::from_code(key.code);
             let account = self.live.entry(owner).or_insert_with(|| {
-                let Identity {
-                    gone,
-                    command,
-                    cgroup,
-                } = identify(owner);
+                let Identity { gone, command, place } = identify(owner);
                 if gone {
                     // It may have gone on counting after the reading: only the next one is its last.
                     self.gone.insert(owner, Final::No);
                 }
                 Account {
                     command,
-                    cgroup,
+                    place,
                     tallies: BTreeMap::new(),
                 }
             });
@@ -212,9 +215,9 @@ impl Ledger {
             .collect()
     }
 
-    /// Closes the account of a process whose counters were deleted in the kernel and moves its sums to its cgroup.
-    /// Returns that cgroup; `None` if there is no such account. [`Delta`]s not taken yet must be taken before.
-    pub fn retire(&mut self, owner: &Owner) -> Option<CgroupPath> {
+    /// Closes the account of a process whose counters were deleted in the kernel and moves its sums to its place.
+    /// Returns that place; `None` if there is no such account. [`Delta`]s not taken yet must be taken before.
+    pub fn retire(&mut self, owner: &Owner) -> Option<Place> {
         debug_assert!(
             !self.pending.keys().any(|(pending, _)| pending == owner),
             "deltas were not taken"
@@ -222,22 +225,22 @@ impl Ledger {
         self.gone.remove(owner);
         let account = self.live.remove(owner)?;
         self.retirements += 1;
-        let exited = self.exited.entry(account.cgroup.clone()).or_default();
+        let exited = self.exited.entry(account.place.clone()).or_default();
         exited.changed = self.retirements;
         exited.add(account.totals());
-        if self.exited.len() > MAX_EXITED_CGROUPS {
+        if self.exited.len() > MAX_EXITED_PLACES {
             self.merge_oldest_exited();
         }
-        Some(account.cgroup)
+        Some(account.place)
     }
 
-    /// Halves the number of cgroups kept for processes that are gone, so that this is rare.
+    /// Halves the number of places kept for processes that are gone, so that this is rare.
     fn merge_oldest_exited(&mut self) {
         let mut ages: Vec<u64> = self.exited.values().map(|exited| exited.changed).collect();
         let middle = ages.len() / 2;
         let (_, cutoff, _) = ages.select_nth_unstable(middle);
         let cutoff = *cutoff;
-        let mut nameless = self.exited.remove(&None).unwrap_or_default();
+        let mut nameless = self.exited.remove(&Place::default()).unwrap_or_default();
         self.exited.retain(|_, exited| {
             let keep = exited.changed >= cutoff;
             if !keep {
@@ -246,7 +249,7 @@ impl Ledger {
             keep
         });
         nameless.changed = self.retirements;
-        self.exited.insert(None, nameless);
+        self.exited.insert(Place::default(), nameless);
     }
 
     /// Accounts of live processes, by owner.
@@ -259,21 +262,21 @@ impl Ledger {
             .collect()
     }
 
-    /// What processes did that are gone, by cgroup.
+    /// What processes did that are gone, by place.
     #[must_use]
-    pub fn exited(&self) -> BTreeMap<CgroupPath, BTreeMap<Event, u64>> {
-        let mut sums: BTreeMap<CgroupPath, BTreeMap<Event, u64>> = BTreeMap::new();
-        let mut add = |cgroup: &CgroupPath, totals: &mut dyn Iterator<Item = (Event, u64)>| {
-            let sum = sums.entry(cgroup.clone()).or_default();
+    pub fn exited(&self) -> BTreeMap<Place, BTreeMap<Event, u64>> {
+        let mut sums: BTreeMap<Place, BTreeMap<Event, u64>> = BTreeMap::new();
+        let mut add = |place: &Place, totals: &mut dyn Iterator<Item = (Event, u64)>| {
+            let sum = sums.entry(place.clone()).or_default();
             for (event, count) in totals {
                 *sum.entry(event).or_default() += count;
             }
         };
-        for (cgroup, exited) in &self.exited {
-            add(cgroup, &mut exited.totals());
+        for (place, exited) in &self.exited {
+            add(place, &mut exited.totals());
         }
         for account in self.gone.keys().filter_map(|owner| self.live.get(owner)) {
-            add(&account.cgroup, &mut account.totals());
+            add(&account.place, &mut account.totals());
         }
         sums
     }
@@ -285,6 +288,13 @@ mod tests {
 
     use super::super::Subject;
     use super::*;
+
+    fn place(cgroup: u64) -> Place {
+        Place {
+            cgroup: Some(format!("/{cgroup}").into()),
+            ..Place::default()
+        }
+    }
 
     /// The kernel's map, the process table, and the truth about both.
     #[derive(Default)]
@@ -314,7 +324,7 @@ mod tests {
             Identity {
                 gone,
                 command,
-                cgroup: Some(format!("/{}", owner.cgroup).into()),
+                place: place(owner.cgroup),
             }
         }
 
@@ -448,7 +458,7 @@ mod tests {
     };
 
     #[test]
-    fn a_process_that_ends_moves_to_its_cgroup_with_a_last_reading() {
+    fn a_process_that_ends_moves_to_its_place_with_a_last_reading() {
         let mut world = World::default();
         let mut ledger = Ledger::default();
         world.hit(NGINX, Event::Request, 5);
@@ -468,16 +478,10 @@ mod tests {
         world.ended.push(NGINX);
         world.read(&mut ledger);
         assert!(ledger.processes().is_empty());
-        assert_eq!(
-            ledger.exited()[&Some("/1".into())],
-            BTreeMap::from([(Event::Request, 7)])
-        );
+        assert_eq!(ledger.exited()[&place(1)], BTreeMap::from([(Event::Request, 7)]));
         world.retire(&mut ledger, None);
         assert!(world.map.is_empty());
-        assert_eq!(
-            ledger.exited()[&Some("/1".into())],
-            BTreeMap::from([(Event::Request, 7)])
-        );
+        assert_eq!(ledger.exited()[&place(1)], BTreeMap::from([(Event::Request, 7)]));
     }
 
     #[test]
@@ -493,17 +497,14 @@ mod tests {
         world.read(&mut ledger);
         world.retire(&mut ledger, None);
         assert!(world.map.is_empty());
-        assert_eq!(
-            ledger.exited()[&Some("/1".into())],
-            BTreeMap::from([(Event::Request, 2)])
-        );
+        assert_eq!(ledger.exited()[&place(1)], BTreeMap::from([(Event::Request, 2)]));
     }
 
     #[test]
-    fn the_number_of_cgroups_is_bounded_and_nothing_is_lost() {
+    fn the_number_of_places_is_bounded_and_nothing_is_lost() {
         let mut world = World::default();
         let mut ledger = Ledger::default();
-        let cgroups = 3 * MAX_EXITED_CGROUPS as u64;
+        let cgroups = 3 * MAX_EXITED_PLACES as u64;
         for cgroup in 0..cgroups {
             let owner = Owner { cgroup, ..NGINX };
             world.ended.push(owner);
@@ -515,16 +516,16 @@ mod tests {
                 |_| Identity {
                     gone: true,
                     command: None,
-                    cgroup: Some(format!("/{cgroup}").into()),
+                    place: place(cgroup),
                 },
             );
             ledger.read(&[], |_| unreachable!());
             ledger.take_deltas();
             ledger.retire(&owner);
-            assert!(ledger.exited.len() <= MAX_EXITED_CGROUPS + 1);
+            assert!(ledger.exited.len() <= MAX_EXITED_PLACES + 1);
         }
         assert_eq!(sum(&ledger), BTreeMap::from([(Event::Request, cgroups)]));
-        let newest = Some(format!("/{}", cgroups - 1).into());
+        let newest = place(cgroups - 1);
         assert_eq!(ledger.exited()[&newest], BTreeMap::from([(Event::Request, 1)]));
     }
 }

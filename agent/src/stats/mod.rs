@@ -2,17 +2,16 @@
 //!
 //! Pure: no clock, no `/proc`, no kernel. [`Ledger`] takes readings of the kernel's counters and says what is new in
 //! each; [`Window`] keeps the last minute of that and turns it into rates. Both know the same accounts: a process
-//! has its own while it lives, and what it did goes to its cgroup's when it is gone.
+//! has its own while it lives, and what it did goes to its place's when it is gone.
 
 mod ledger;
 mod window;
 
-use std::sync::Arc;
-
-pub use ledger::{Account, Exited, Identity, Ledger, MAX_EXITED_CGROUPS};
+pub use ledger::{Account, Exited, Identity, Ledger, MAX_EXITED_PLACES};
 pub use window::{Series, Window};
 
 use crate::bpf::{CODE_UNKNOWN, CounterKey, REQUESTS};
+use crate::workload::Place;
 
 /// What was counted once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,17 +94,13 @@ impl From<CounterKey> for Owner {
     }
 }
 
-/// Path of a cgroup below the cgroup file system's root, as in `/kubepods.slice/…`. `None`: the cgroup was gone
-/// before its path could be read.
-pub type CgroupPath = Option<Arc<str>>;
-
 /// Under whose name something is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
     /// One process, until it is known to be gone.
     Process(Owner),
-    /// All processes of this cgroup that are gone.
-    Exited(CgroupPath),
+    /// All processes of this place that are gone.
+    Exited(Place),
 }
 
 /// What happened to one subject since the last time it was asked.
