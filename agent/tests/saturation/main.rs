@@ -90,7 +90,8 @@ fn raise_limit() {
 
 /// Sends a request, over a connection that nginx keeps.
 fn ask(stream: &mut impl Write, path: &str) {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").expect("nginx listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("nginx listens");
 }
 
 /// Receives a response without or with a short body.
