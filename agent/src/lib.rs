@@ -9,6 +9,7 @@ mod cause;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod pods;
 pub mod process;
 pub mod report;
 pub mod run;
