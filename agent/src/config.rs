@@ -267,6 +267,10 @@ impl fmt::Display for HostId {
 pub enum HostIdSource {
     /// Flag, environment or file.
     Configured,
+    /// `SCOPE_HOSTNAME` of the probe that polls us.
+    ProbeVariable,
+    /// The host name of the probe that polls us.
+    ProbeHostName,
     /// The environment variable `NODE_NAME`, as set by a DaemonSet.
     NodeName,
     /// The kernel's host name (UTS).
@@ -279,6 +283,8 @@ impl HostIdSource {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Configured => "as configured",
+            Self::ProbeVariable => "SCOPE_HOSTNAME of Scope's probe",
+            Self::ProbeHostName => "the host name of Scope's probe",
             Self::NodeName => "from NODE_NAME",
             Self::HostName => "the host's name",
         }
@@ -441,7 +447,7 @@ pub struct Overrides {
     #[serde(deserialize_with = "code_list")]
     pub status_codes: Option<StatusCodes>,
 
-    /// Host id in Scope [default: `NODE_NAME`, else the host's name]
+    /// Host id in Scope [default: what Scope's probe calls it; before it polls `NODE_NAME`, else the host's name]
     #[arg(long, global = true, value_name = "ID", env = "SCOPE_HTTP_STATISTICS_HOST_ID")]
     #[serde(deserialize_with = "parsed")]
     pub host_id: Option<HostId>,
@@ -563,7 +569,7 @@ pub struct Settings {
     pub history: History,
     /// Codes with a metric of their own.
     pub status_codes: StatusCodes,
-    /// This host, in Scope.
+    /// This host, in Scope; until a probe polls, if it is not configured.
     pub host_id: HostId,
     /// Where that comes from.
     pub host_id_source: HostIdSource,

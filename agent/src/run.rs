@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -67,7 +67,7 @@ impl StopSignals {
 pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
-    let (_socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
+    let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
     let probes = block_in_place(|| Probes::attach(settings.hook))?;
     let attached = Instant::now();
     log_start(settings, &probes);
@@ -81,12 +81,21 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let sampling = sampler.run(shutdown.clone());
     parts.spawn(async {
         sampling.await;
-        "sampler"
+        RunError::Ended("sampler")
     });
-    let serving = server::serve(listener, router, shutdown.clone());
+    let (renewed, listeners) = mpsc::channel(1);
+    // There is room for it.
+    let _sent = renewed.try_send(listener);
+    let serving = server::serve(listeners, router, shutdown.clone());
     parts.spawn(async {
         serving.await;
-        "server"
+        RunError::Ended("server")
+    });
+    let keeping = socket.keep(renewed, shutdown.clone());
+    parts.spawn(async {
+        keeping
+            .await
+            .map_or_else(RunError::Socket, |()| RunError::Ended("socket"))
     });
 
     let ended = tokio::select! {
@@ -97,7 +106,7 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     while parts.join_next().await.is_some() {}
     match ended {
         None => Ok(()),
-        Some(Ok(part)) => Err(RunError::Ended(part)),
+        Some(Ok(error)) => Err(error),
         Some(Err(error)) => Err(RunError::Failed(error)),
     }
 }

@@ -4,7 +4,10 @@
 //! Pollers never touch the kernel: any number of them read the same published bytes. Only totals are read when
 //! asked for, because they are compared with other counts.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -17,11 +20,13 @@ use tracing::{error, info, warn};
 use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes};
 use crate::cause::chain;
 use crate::config::Settings;
+use crate::host::{self, HostIdentity, Poll};
 use crate::process::Processes;
-use crate::report::ReportBuilder;
-use crate::stats::{Ledger, Owner, Window};
+use crate::report::{Facts, MAX_REPORT, ReportBuilder};
+use crate::server::Body;
+use crate::stats::{Ledger, Owner, Subject, Window};
 use crate::totals::Totals;
-use crate::workload::Directory;
+use crate::workload::{Directory, Place};
 
 /// Where counters come from.
 pub trait Kernel {
@@ -74,7 +79,7 @@ impl Kernel for Probes {
 #[derive(Clone, Debug)]
 pub struct Published {
     /// The report as JSON.
-    pub report: Bytes,
+    pub report: Body,
     /// When the tick was over.
     pub at: Instant,
     /// Why the counters could not be read in this tick, if so. The report is then the one before.
@@ -92,11 +97,24 @@ type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
 /// How many requests for totals may wait.
 const MAX_TOTALS_REQUESTS: usize = 16;
 
+/// How many polls are noted between two ticks. More than one of each probe tell nothing new.
+const MAX_POLLS: usize = 16;
+
+/// What servers tell the sampler. Looking into it is left to the sampler, so that no answer waits for `/proc`.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Polls since the last tick, none twice.
+    polls: Mutex<Vec<Poll>>,
+    /// Whether somebody wanted a compressed report since the last tick.
+    gzip: AtomicBool,
+}
+
 /// The sampler as servers see it.
 #[derive(Clone, Debug)]
 pub struct Feed {
     published: watch::Receiver<Published>,
     totals: mpsc::Sender<TotalsRequest>,
+    notes: Arc<Notes>,
 }
 
 impl Feed {
@@ -104,6 +122,19 @@ impl Feed {
     #[must_use]
     pub fn latest(&self) -> Published {
         self.published.borrow().clone()
+    }
+
+    /// Scope's probe has asked for a report.
+    pub fn polled(&self, poll: Poll) {
+        let mut polls = self.notes.polls.lock().unwrap_or_else(PoisonError::into_inner);
+        if polls.len() < MAX_POLLS && !polls.contains(&poll) {
+            polls.push(poll);
+        }
+    }
+
+    /// Somebody wants reports compressed.
+    pub fn wants_gzip(&self) {
+        self.notes.gzip.store(true, Ordering::Relaxed);
     }
 
     /// Totals as JSON, read now.
@@ -124,6 +155,12 @@ impl Feed {
 const IDLE_CHECK_TICKS: u64 = 16;
 /// At most one line about losses in this time.
 const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// At most one line about shortened reports in this time.
+const SIZE_LOG_INTERVAL: Duration = Duration::from_mins(10);
+/// Smaller reports are compressed when somebody asks, larger ones before that: they take too long to let a poller wait.
+const LARGE_REPORT: usize = 128 * 1024;
+/// Reports are compressed in advance for so many ticks after somebody asked for that.
+const GZIP_TICKS: u8 = 16;
 
 /// Reads the kernel and keeps the books.
 #[derive(Debug)]
@@ -134,6 +171,9 @@ pub struct Sampler<K> {
     ledger: Ledger,
     window: Window,
     builder: ReportBuilder,
+    host: HostIdentity,
+    /// Where `/proc` is mounted.
+    proc: PathBuf,
     interval: Duration,
     /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
     own_pid: u32,
@@ -142,9 +182,16 @@ pub struct Sampler<K> {
     /// When the last tick's counters were read; at first, when the programs were attached.
     last_tick: Instant,
     losses: Losses,
+    /// When they last changed.
+    losses_changed: Timestamp,
     /// Losses that were logged, and when.
     logged_losses: Losses,
     losses_logged: Option<Instant>,
+    /// When it was last logged that reports are shortened.
+    size_logged: Option<Instant>,
+    notes: Arc<Notes>,
+    /// Ticks for which reports are still compressed in advance.
+    gzip_ticks: u8,
     published: watch::Sender<Published>,
     requests: mpsc::Receiver<TotalsRequest>,
 }
@@ -159,30 +206,39 @@ impl<K: Kernel> Sampler<K> {
         directory: watch::Receiver<Arc<Directory>>,
         settings: &Settings,
     ) -> (Self, Feed) {
-        let builder = ReportBuilder::new(settings.host_id.clone(), settings.status_codes.clone());
+        let now = Timestamp::now();
+        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), now, MAX_REPORT);
+        let notes = Arc::<Notes>::default();
         let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();
         let empty = Published {
-            report: Bytes::new(),
+            report: Body::default(),
             at: Instant::now(),
             failure: None,
         };
         let (published, latest) = watch::channel(empty);
         let (totals, requests) = mpsc::channel(MAX_TOTALS_REQUESTS);
-        let sampler = Self {
+        let proc = processes.proc().to_owned();
+        let mut sampler = Self {
             kernel,
             processes,
             directory,
             ledger,
             window,
             builder,
+            host: HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
+            proc,
             interval: settings.interval.get(),
             own_pid: std::process::id(),
             tick: 0,
             last_tick: attached,
             losses: Losses::default(),
+            losses_changed: now,
             logged_losses: Losses::default(),
             losses_logged: None,
+            size_logged: None,
+            notes: Arc::clone(&notes),
+            gzip_ticks: 0,
             published,
             requests,
         };
@@ -193,6 +249,7 @@ impl<K: Kernel> Sampler<K> {
             Feed {
                 published: latest,
                 totals,
+                notes,
             },
         )
     }
@@ -235,6 +292,7 @@ impl<K: Kernel> Sampler<K> {
             u64::from(owner.pid) % IDLE_CHECK_TICKS == turn || window.contains(owner)
         };
         self.check_alive(due);
+        self.look_at_probes(measured);
         self.publish();
         self.log_losses(measured);
     }
@@ -243,7 +301,10 @@ impl<K: Kernel> Sampler<K> {
     fn read(&mut self) -> Result<(Instant, Timestamp), String> {
         let mut counters = self.kernel.counters().map_err(|error| chain(&error))?;
         let measured = (Instant::now(), Timestamp::now());
-        self.losses = self.kernel.losses().map_err(|error| chain(&error))?;
+        let losses = self.kernel.losses().map_err(|error| chain(&error))?;
+        if losses != self.losses {
+            (self.losses, self.losses_changed) = (losses, measured.1);
+        }
         counters.retain(|counter| counter.key.pid != self.own_pid);
         self.ledger
             .read(&counters, |owner| self.processes.identify(&owner));
@@ -298,23 +359,84 @@ impl<K: Kernel> Sampler<K> {
         }
     }
 
-    fn publish(&self) {
-        let report = self
-            .builder
-            .build(&self.window, |owner| self.ledger.is_live(owner));
-        match serde_json::to_vec(&report) {
-            Ok(json) => {
-                let failed = self.published.borrow().failure.is_some();
-                if failed {
-                    info!("the counters can be read again");
-                }
-                self.published.send_replace(Published {
-                    report: json.into(),
-                    at: Instant::now(),
-                    failure: None,
-                });
-            }
-            Err(error) => error!(%error, "failed to write the report"),
+    fn look_at_probes(&mut self, now: Instant) {
+        let mut polls = self.notes.polls.lock().unwrap_or_else(PoisonError::into_inner);
+        let polls = std::mem::take(&mut *polls);
+        self.host
+            .update(polls, now, |pid| host::of_probe(&self.proc, pid));
+    }
+
+    /// Places in the window that are gone.
+    fn places_gone(&self) -> HashSet<Place> {
+        let live: HashSet<&Place> = self
+            .ledger
+            .live_owners()
+            .filter_map(|owner| Some(self.ledger.account(&owner)?.place()))
+            .collect();
+        let in_window = self.window.series().filter_map(|(subject, _)| match subject {
+            Subject::Process(owner) => Some(self.ledger.account(owner)?.place()),
+            Subject::Exited(place) => Some(place),
+        });
+        let doubtful: HashSet<&Place> = in_window.filter(|place| !live.contains(place)).collect();
+        doubtful
+            .into_iter()
+            .filter(|place| !self.processes.exists(place))
+            .cloned()
+            .collect()
+    }
+
+    fn publish(&mut self) {
+        let gone = self.places_gone();
+        let directory = Arc::clone(&self.directory.borrow());
+        let (report, shown) = self.builder.build(&Facts {
+            host_id: &self.host.current().0,
+            window: &self.window,
+            ledger: &self.ledger,
+            gone: &gone,
+            directory: &directory,
+            losses: (&self.losses, self.losses_changed),
+        });
+        let (before, failed) = {
+            let published = self.published.borrow();
+            (published.report.plain().len(), published.failure.is_some())
+        };
+        // Reports of successive ticks have about the same size.
+        let mut json = Vec::with_capacity(before + before / 16);
+        if let Err(error) = serde_json::to_writer(&mut json, &report) {
+            error!(%error, "failed to write the report");
+            return;
+        }
+        drop(report);
+        if failed {
+            info!("the counters can be read again");
+        }
+        let report = Body::from(json);
+        self.gzip_ticks = match self.notes.gzip.swap(false, Ordering::Relaxed) {
+            true => GZIP_TICKS,
+            false => self.gzip_ticks.saturating_sub(1),
+        };
+        if self.gzip_ticks > 0 && report.plain().len() >= LARGE_REPORT {
+            report.compress();
+        }
+        self.log_size(shown);
+        self.published.send_replace(Published {
+            report,
+            at: Instant::now(),
+            failure: None,
+        });
+    }
+
+    fn log_size(&mut self, shown: usize) {
+        let ticks = self.window.dates().len();
+        let recently = self
+            .size_logged
+            .is_some_and(|logged| logged.elapsed() < SIZE_LOG_INTERVAL);
+        if shown < ticks && !recently {
+            info!(
+                shown,
+                ticks, "reports would be too large; they show less of the past"
+            );
+            self.size_logged = Some(Instant::now());
         }
     }
 
@@ -327,9 +449,15 @@ impl<K: Kernel> Sampler<K> {
         let totals = match self.read() {
             Ok(_) => {
                 self.check_alive(|_, _| true);
-                serde_json::to_vec(&Totals::new(self.kernel.hook(), &self.ledger, &self.losses))
-                    .map(Bytes::from)
-                    .map_err(|error| Unavailable(error.to_string()))
+                serde_json::to_vec(&Totals::new(
+                    self.kernel.hook(),
+                    &self.host,
+                    &self.ledger,
+                    &self.directory.borrow(),
+                    &self.losses,
+                ))
+                .map(Bytes::from)
+                .map_err(|error| Unavailable(error.to_string()))
             }
             Err(failure) => Err(Unavailable(failure)),
         };
@@ -465,7 +593,7 @@ mod tests {
             }
         }
 
-        fn directory(&self, owner: Owner) -> std::path::PathBuf {
+        fn directory(&self, owner: Owner) -> PathBuf {
             self.proc.path().join(owner.pid.to_string())
         }
 
@@ -484,7 +612,7 @@ mod tests {
         }
 
         fn report(&self) -> Value {
-            serde_json::from_slice(&self.feed.latest().report).unwrap()
+            serde_json::from_slice(&self.feed.latest().report.plain()).unwrap()
         }
 
         fn nodes(&self) -> Vec<String> {

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::{Hook, Loss, Losses};
+use crate::config::HostId;
+use crate::host::HostIdentity;
 use crate::stats::{Event, Ledger};
+use crate::workload::{Directory, Place, PodUid};
 
 /// Everything that was counted, and what could not be.
 ///
 /// ```json
 /// {"hook":"tracepoint",
+///  "host":{"id":"node-1","source":"SCOPE_HOSTNAME of Scope's probe","probes":[{"id":"99f6914cc717fa5","pid":7,"host_id":"node-1"}]},
 ///  "processes":[{"pid":1,"command":"nginx","cgroup":"/","requests":2,"responses":{"200":1,"404":1}}],
 ///  "exited":[{"cgroup":"/system.slice/cgi.service","requests":1,"responses":{"200":1}}],
 ///  "losses":{"counters_full":0}}
@@ -19,12 +23,36 @@ use crate::stats::{Event, Ledger};
 pub struct Totals {
     /// The hook in use.
     pub hook: String,
+    /// This host.
+    pub host: HostTotals,
     /// Live processes, by pid. One that moved to another cgroup is there once for each.
     pub processes: Vec<ProcessTotals>,
     /// All processes of a cgroup that are gone.
     pub exited: Vec<ExitedTotals>,
     /// What could not be counted, by cause ([`Loss::name`]).
     pub losses: BTreeMap<String, u64>,
+}
+
+/// Which host this is, and who asked for reports lately.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTotals {
+    /// Its id in reports.
+    pub id: String,
+    /// Where that comes from ([`HostIdSource::describe`](crate::config::HostIdSource::describe)).
+    pub source: String,
+    /// Probes of Scope that poll.
+    pub probes: Vec<ProbeTotals>,
+}
+
+/// A probe of Scope that polls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeTotals {
+    /// What it calls itself.
+    pub id: String,
+    /// Its process; null if it is not in our PID namespace.
+    pub pid: Option<u32>,
+    /// What it calls this host; null if that cannot be told.
+    pub host_id: Option<String>,
 }
 
 /// What one live process did in one cgroup.
@@ -34,8 +62,9 @@ pub struct ProcessTotals {
     pub pid: u32,
     /// Its command name; null if it could not be read.
     pub command: Option<String>,
-    /// Path of its cgroup; null if it could not be found.
-    pub cgroup: Option<String>,
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: PlaceTotals,
     /// What it did.
     #[serde(flatten)]
     pub counts: Counts,
@@ -44,11 +73,51 @@ pub struct ProcessTotals {
 /// What the processes of one cgroup did that are gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitedTotals {
-    /// Path of the cgroup; null for cgroups that were gone before their path could be read.
-    pub cgroup: Option<String>,
+    /// Where they were.
+    #[serde(flatten)]
+    pub place: PlaceTotals,
     /// What they did.
     #[serde(flatten)]
     pub counts: Counts,
+}
+
+/// A cgroup, and what is known of it. All but the first are there only if known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlaceTotals {
+    /// Its path; null for cgroups that were gone before their path could be read.
+    pub cgroup: Option<String>,
+    /// The container's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// The container's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The pod's UID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// The pod's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The pod's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+impl PlaceTotals {
+    fn new(place: &Place, directory: &Directory) -> Self {
+        let uid = directory.pod_of(place);
+        let pod = uid.and_then(|uid| directory.pods.get(uid));
+        let container = place.container.and_then(|id| directory.containers.get(&id));
+        Self {
+            cgroup: place.cgroup.as_deref().map(str::to_owned),
+            container_id: place.container.map(|id| id.to_string()),
+            container: container.map(|container| container.name.clone()),
+            pod_uid: uid.map(PodUid::to_string),
+            pod: pod.map(|pod| pod.name.clone()),
+            namespace: pod.map(|pod| pod.namespace.clone()),
+        }
+    }
 }
 
 /// Requests received and responses sent.
@@ -81,14 +150,33 @@ impl FromIterator<(Event, u64)> for Counts {
 impl Totals {
     /// The totals of a ledger.
     #[must_use]
-    pub fn new(hook: Hook, ledger: &Ledger, losses: &Losses) -> Self {
+    pub fn new(
+        hook: Hook,
+        host: &HostIdentity,
+        ledger: &Ledger,
+        directory: &Directory,
+        losses: &Losses,
+    ) -> Self {
+        let (host_id, source) = host.current();
+        let host = HostTotals {
+            id: host_id.to_string(),
+            source: source.describe().to_owned(),
+            probes: host
+                .probes()
+                .map(|(poll, host_id)| ProbeTotals {
+                    id: poll.probe.to_string(),
+                    pid: poll.pid,
+                    host_id: host_id.map(HostId::to_string),
+                })
+                .collect(),
+        };
         let processes = ledger
             .processes()
             .into_iter()
             .map(|(owner, account)| ProcessTotals {
                 pid: owner.pid,
                 command: account.command().map(str::to_owned),
-                cgroup: account.place().cgroup.as_deref().map(str::to_owned),
+                place: PlaceTotals::new(account.place(), directory),
                 counts: account.totals().collect(),
             })
             .collect();
@@ -96,7 +184,7 @@ impl Totals {
             .exited()
             .into_iter()
             .map(|(place, counts)| ExitedTotals {
-                cgroup: place.cgroup.as_deref().map(str::to_owned),
+                place: PlaceTotals::new(&place, directory),
                 counts: counts.into_iter().collect(),
             })
             .collect();
@@ -107,6 +195,7 @@ impl Totals {
             .collect();
         Self {
             hook: hook.name().to_owned(),
+            host,
             processes,
             exited,
             losses,

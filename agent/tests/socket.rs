@@ -1,91 +1,44 @@
 //! The plugin's socket: its life on disk, what is served on it, and clients that do not behave.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod world;
+
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent::bpf::{Counter, CounterKey, Hook, Losses};
 use agent::client::{Client, ClientError};
-use agent::config::{Overrides, PluginDir, Settings};
-use agent::process::Processes;
-use agent::sampler::{Kernel, Sampler};
-use agent::server::{self, PluginSocket, SocketError};
+use agent::config::PluginDir;
+use agent::server::{PluginSocket, SocketError};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use world::{Agent, World, settings};
 
-/// A kernel without traffic.
-struct IdleKernel;
-
-impl Kernel for IdleKernel {
-    type Error = io::Error;
-
-    fn hook(&self) -> Hook {
-        Hook::Tracepoint
-    }
-
-    fn counters(&mut self) -> io::Result<Vec<Counter>> {
-        Ok(vec![])
-    }
-
-    fn forget(&mut self, _: &[CounterKey]) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn losses(&mut self) -> io::Result<Losses> {
-        Ok(Losses::default())
-    }
-}
-
-/// An agent without a kernel half, on a socket in a temporary directory.
+/// An agent without traffic.
 struct Server {
-    dir: TempDir,
-    _socket: PluginSocket,
-    stop: CancellationToken,
-    tasks: [JoinHandle<()>; 2],
+    agent: Agent,
 }
 
 impl Server {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (socket, listener) = PluginSocket::claim(&plugin_dir(&dir)).await.unwrap();
-        let settings = Settings::new(Overrides::default()).unwrap();
-        let processes = Processes::new(Path::new("/proc"));
-        let (sampler, feed) = Sampler::new(
-            IdleKernel,
-            Instant::now(),
-            processes,
-            watch::Sender::default().subscribe(),
-            &settings,
-        );
-        let stop = CancellationToken::new();
-        let router = server::router(feed, settings.interval.get());
-        let tasks = [
-            tokio::spawn(sampler.run(stop.clone())),
-            tokio::spawn(server::serve(listener, router, stop.clone())),
-        ];
-        Self {
-            dir,
-            _socket: socket,
-            stop,
-            tasks,
-        }
+        let agent = Agent::start(
+            &World::new(),
+            &settings(&[("interval", "1s"), ("history", "60s")]),
+        )
+        .await;
+        Self { agent }
     }
 
     fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(plugin_dir(&self.dir).socket()).unwrap();
+        let stream = UnixStream::connect(self.agent.socket()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
 
     fn client(&self) -> Client {
-        Client::new(plugin_dir(&self.dir).socket())
+        Client::new(self.agent.socket())
     }
 
     /// One request on a connection of its own; the whole answer.
@@ -103,12 +56,7 @@ impl Server {
 
     /// How long it takes to stop.
     async fn stop(self) -> Duration {
-        let begin = Instant::now();
-        self.stop.cancel();
-        for task in self.tasks {
-            task.await.unwrap();
-        }
-        begin.elapsed()
+        self.agent.stop().await.0
     }
 }
 

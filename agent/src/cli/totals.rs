@@ -9,6 +9,7 @@ use crate::totals::{Counts, Totals};
 pub(super) fn table(totals: &Totals) -> String {
     let Totals {
         hook,
+        host: _,
         processes,
         exited,
         losses,
@@ -49,7 +50,7 @@ pub(super) fn table(totals: &Totals) -> String {
         row(
             process.pid.to_string(),
             command,
-            process.cgroup.as_deref(),
+            process.place.cgroup.as_deref(),
             &process.counts,
         );
     }
@@ -57,7 +58,7 @@ pub(super) fn table(totals: &Totals) -> String {
         row(
             "-".to_owned(),
             "(exited)",
-            cgroup.cgroup.as_deref(),
+            cgroup.place.cgroup.as_deref(),
             &cgroup.counts,
         );
     }
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn every_code_has_a_column_and_losses_are_told() {
         let totals: Totals = serde_json::from_str(
-            r#"{"hook":"kprobe",
+            r#"{"hook":"kprobe","host":{"id":"h","source":"as configured","probes":[]},
                 "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3}}],
                 "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
                 "losses":{"out_of_sync":0,"gave_up":2}}"#,

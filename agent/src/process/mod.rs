@@ -89,6 +89,12 @@ impl Processes {
         }
     }
 
+    /// Where `/proc` is mounted.
+    #[must_use]
+    pub fn proc(&self) -> &Path {
+        &self.proc
+    }
+
     /// New counters were read, whose owners are to be identified.
     pub fn start_reading(&mut self) {
         self.cgroups.start_reading();

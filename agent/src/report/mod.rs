@@ -1,129 +1,344 @@
 //! What Weave Scope is told: the [`model`] of its reports, and how one is built from the window of rates. Pure.
+//!
+//! Scope sums nothing up: it passes a container's metrics on to its pod, and a pod's to its controller, if it is the
+//! only one there. So processes, containers and pods each have their own rates, and the templates are also where the
+//! controllers are.
 
+mod metric;
 pub mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 
+use jiff::Timestamp;
+
+use crate::bpf::{Hook, Loss, Losses};
 use crate::config::{HostId, StatusCodes};
-use crate::stats::{Event, Owner, Series, Subject, Window};
-use model::{Date, Metric, MetricTemplate, Node, PluginSpec, Report, Sample, Topology};
+use crate::stats::{Ledger, Series, Subject, Window};
+use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
+pub use metric::MetricKind;
+use model::{Date, Latest, MetadataTemplate, Metric, MetricTemplate, Node, PluginSpec, Report, Topology};
 
 /// Scope's id of this plugin, and the file name of its socket without extension.
 pub const PLUGIN_ID: &str = "http-statistics";
 
-/// A graph of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum MetricKind {
-    /// Requests received per second.
-    Requests,
-    /// Responses per second with this status code.
-    Code(u16),
-    /// Responses per second with any other status code.
-    Others,
+/// Largest report, in bytes of JSON. Scope takes 50 MiB, but has 500 ms for all of it. A report that would be larger
+/// shows less of the past.
+pub const MAX_REPORT: usize = 3 * 1024 * 1024;
+
+/// Samples that stay, whatever the size: a poller that comes every two seconds must not miss any.
+const MIN_SAMPLES: usize = 3;
+
+/// Key of a process's pod in `latest`.
+pub const POD_ROW: &str = "http_statistics_pod";
+/// Key of its pod's namespace.
+pub const NAMESPACE_ROW: &str = "http_statistics_namespace";
+/// Key of its container's name.
+pub const CONTAINER_ROW: &str = "http_statistics_container";
+/// Key of the hook that counts it.
+pub const HOOK_ROW: &str = "http_statistics_hook";
+/// Key of what could not be counted on a host.
+pub const LOSSES_ROW: &str = "http_statistics_losses";
+
+/// Rows of processes: key, label, and place among the rows. Scope's own are 1 to 4.
+const PROCESS_ROWS: [(&str, &str, f64); 4] = [
+    (POD_ROW, "Pod", 11.0),
+    (NAMESPACE_ROW, "Namespace", 12.0),
+    (CONTAINER_ROW, "Container", 13.0),
+    (HOOK_ROW, "HTTP counted by", 14.0),
+];
+/// Rows of hosts. Scope's own are 1 to 14.
+const HOST_ROWS: [(&str, &str, f64); 1] = [(LOSSES_ROW, "HTTP not counted", 21.0)];
+
+fn metadata_templates(
+    rows: &[(&'static str, &'static str, f64)],
+) -> BTreeMap<Cow<'static, str>, MetadataTemplate> {
+    let template = |(key, label, priority): &(&'static str, &'static str, f64)| {
+        let template = MetadataTemplate {
+            id: (*key).into(),
+            label: (*label).into(),
+            priority: *priority,
+            from: "latest".into(),
+        };
+        ((*key).into(), template)
+    };
+    rows.iter().map(template).collect()
 }
 
-impl MetricKind {
-    /// Every metric of a configuration, in the order they are shown.
-    fn all(codes: &StatusCodes) -> impl Iterator<Item = Self> {
-        [Self::Requests]
-            .into_iter()
-            .chain(codes.iter().map(Self::Code))
-            .chain([Self::Others])
-    }
-
-    /// The metric that shows an event.
-    fn of(event: Event, codes: &StatusCodes) -> Self {
-        match event {
-            Event::Request => Self::Requests,
-            Event::Response(code) if codes.contains(code) => Self::Code(code),
-            Event::Response(_) | Event::UnknownResponse => Self::Others,
-        }
-    }
-
-    /// The id in Scope: the ones of the original plugin, so that what knows those goes on working.
-    #[must_use]
-    pub fn id(self) -> String {
-        match self {
-            Self::Requests => "http_requests_per_second".to_owned(),
-            Self::Code(code) => format!("http_{code}_responses_per_second"),
-            Self::Others => "http_OTHERS_responses_per_second".to_owned(),
-        }
-    }
-
-    /// The metric with this id.
-    #[must_use]
-    pub fn from_id(id: &str) -> Option<Self> {
-        match id {
-            "http_requests_per_second" => Some(Self::Requests),
-            "http_OTHERS_responses_per_second" => Some(Self::Others),
-            _ => {
-                let code = id.strip_prefix("http_")?.strip_suffix("_responses_per_second")?;
-                code.parse().ok().map(Self::Code)
-            }
-        }
-    }
-
-    fn template(self) -> MetricTemplate {
-        let (label, priority) = match self {
-            Self::Requests => ("HTTP Req/Second".to_owned(), 0.1),
-            // 100/1000 is taken by requests, and equal priorities make Scope's rows flicker.
-            Self::Code(100) => ("HTTP Resp 100/Second".to_owned(), 0.1005),
-            Self::Code(code) => (format!("HTTP Resp {code}/Second"), f64::from(code) / 1000.0),
-            Self::Others => ("HTTP Resp OTHERS/Second".to_owned(), 0.999),
-        };
-        MetricTemplate {
-            id: self.id(),
-            label,
-            priority,
-        }
-    }
+/// What a report is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// This host, in Scope.
+    pub host_id: &'a HostId,
+    /// What happened lately.
+    pub window: &'a Window,
+    /// To whom: Scope would make up a node for a process that is gone.
+    pub ledger: &'a Ledger,
+    /// Places in the window that are gone: Scope would make up a container for one.
+    pub gone: &'a HashSet<Place>,
+    /// What containers and pods are called.
+    pub directory: &'a Directory,
+    /// What could not be counted, and when that last changed.
+    pub losses: (&'a Losses, Timestamp),
 }
 
 /// Builds reports of one host.
 #[derive(Clone, Debug)]
 pub struct ReportBuilder {
-    host_id: HostId,
     codes: StatusCodes,
-    metric_templates: BTreeMap<String, MetricTemplate>,
+    metric_templates: BTreeMap<MetricKind, MetricTemplate>,
+    hook: Hook,
+    /// The date of properties that do not change while the agent runs.
+    since: Date,
+    max_size: usize,
 }
 
 impl ReportBuilder {
-    /// Reports for processes of `host_id`, with a metric of their own for `codes`.
+    /// Reports with a metric of their own for `codes`, of an agent that began to count with `hook` at `since`, of at
+    /// most `max_size` bytes, usually [`MAX_REPORT`].
     #[must_use]
-    pub fn new(host_id: HostId, codes: StatusCodes) -> Self {
+    pub fn new(codes: StatusCodes, hook: Hook, since: Timestamp, max_size: usize) -> Self {
         let metric_templates = MetricKind::all(&codes)
-            .map(|kind| (kind.id(), kind.template()))
+            .map(|kind| (kind, kind.template()))
             .collect();
         Self {
-            host_id,
             codes,
             metric_templates,
+            hook,
+            since: since.into(),
+            max_size,
         }
     }
 
-    /// The report of a window. `is_live` says which processes may be shown: Scope would make up a node for a
-    /// process it does not know.
+    /// The report of a window, and how many of its ticks are shown: not all if the report would be too large.
     #[must_use]
-    pub fn build(&self, window: &Window, is_live: impl Fn(&Owner) -> bool) -> Report {
-        let dates: Vec<Date> = window.dates().map(Date::from).collect();
-        let nodes = processes(window, &self.codes, is_live)
-            .into_iter()
-            .map(|(pid, by_kind)| {
-                let metrics = by_kind
-                    .into_iter()
-                    .map(|(kind, series)| (kind.id(), metric(window, &dates, &series)))
-                    .collect();
-                (format!("{};{pid}", self.host_id), Node { metrics })
-            })
-            .collect();
-        Report {
+    pub fn build(&self, facts: &Facts<'_>) -> (Report, usize) {
+        let window = facts.window;
+        let Drafts {
+            processes,
+            containers,
+            pods,
+        } = Drafts::new(facts, &self.codes);
+        let processes = unzip(
+            processes
+                .into_iter()
+                .map(|(pid, draft)| self.process(facts, pid, draft)),
+        );
+        let containers = unzip(
+            containers
+                .into_iter()
+                .map(|(id, draft)| container(facts, id, draft)),
+        );
+        let pods = unzip(pods.into_iter().map(|(uid, rates)| pod(facts, uid, rates)));
+
+        let templates_only = self.topology(BTreeMap::new());
+        let mut report = Report {
             plugins: [plugin_spec()],
             process: Topology {
-                nodes,
-                metric_templates: self.metric_templates.clone(),
+                metadata_templates: metadata_templates(&PROCESS_ROWS),
+                ..self.topology(processes.0)
             },
+            container: self.topology(containers.0),
+            pod: self.topology(pods.0),
+            service: templates_only.clone(),
+            deployment: templates_only.clone(),
+            daemon_set: templates_only.clone(),
+            stateful_set: templates_only.clone(),
+            cron_job: templates_only.clone(),
+            job: templates_only,
+            host: Topology {
+                nodes: host(facts).into_iter().collect(),
+                metadata_templates: metadata_templates(&HOST_ROWS),
+                ..Topology::default()
+            },
+        };
+
+        let dates: Vec<Date> = window.dates().map(Date::from).collect();
+        let rates = [&processes.1, &containers.1, &pods.1];
+        let series = || rates.into_iter().flatten().flat_map(BTreeMap::values);
+        let shown = self.ticks_that_fit(&report, window, &dates, series);
+        let nodes = [&mut report.process, &mut report.container, &mut report.pod]
+            .into_iter()
+            .flat_map(|topology| topology.nodes.values_mut());
+        for (node, rates) in nodes.zip(rates.into_iter().flatten()) {
+            node.metrics = rates
+                .iter()
+                .map(|(kind, series)| {
+                    let rates = window.rates(series);
+                    let old = rates.len().saturating_sub(shown);
+                    (*kind, Metric::new(&dates, rates.skip(old)))
+                })
+                .collect();
+        }
+        (report, shown)
+    }
+
+    fn topology(&self, nodes: BTreeMap<String, Node>) -> Topology {
+        Topology {
+            nodes,
+            metric_templates: self.metric_templates.clone(),
+            metadata_templates: BTreeMap::new(),
         }
     }
+
+    /// How many of the window's ticks there is room for beside what is in `report` already.
+    fn ticks_that_fit<'a, I: Iterator<Item = &'a Series>>(
+        &self,
+        report: &Report,
+        window: &Window,
+        dates: &[Date],
+        series: impl Fn() -> I,
+    ) -> usize {
+        let ticks = dates.len();
+        // A value is written with at most two decimals.
+        let highest = series()
+            .flat_map(|series| window.rates(series))
+            .fold(0.0, f64::max);
+        let value = format!("{highest:.2}").len();
+        let date = dates.iter().map(|date| date.as_str().len()).max().unwrap_or(0);
+        let sample = r#"{"date":"","value":},"#.len() + date + value;
+        // `max` is a value as well.
+        let rest = json_len(report) + series().count() * value;
+        let fits = |shown: usize| {
+            let samples: usize = series().map(|series| series.len().min(shown)).sum();
+            rest + samples * sample <= self.max_size
+        };
+        let shown: Vec<usize> = (MIN_SAMPLES + 1..=ticks).collect();
+        MIN_SAMPLES.min(ticks) + shown.partition_point(|shown| fits(*shown))
+    }
+
+    fn process(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'_>) -> (String, Node, Rates) {
+        let Draft {
+            place,
+            rates,
+            idle: _,
+        } = draft;
+        let directory = facts.directory;
+        let uid = directory.pod_of(place);
+        let pod = uid.and_then(|uid| directory.pods.get(uid));
+        let own = |key: &'static str, value: &str| (key.into(), latest(&self.since, value));
+        let mut rows: BTreeMap<Cow<'static, str>, Latest> = [own(HOOK_ROW, self.hook.name())].into();
+        if let Some(pod) = pod {
+            rows.extend([own(POD_ROW, &pod.name), own(NAMESPACE_ROW, &pod.namespace)]);
+        }
+        let mut parents = BTreeMap::new();
+        if let Some(id) = place.container {
+            rows.insert("docker_container_id".into(), latest(&always(), &id.to_string()));
+            parents.insert("container".into(), vec![container_id(id)]);
+            if let Some(container) = directory.containers.get(&id) {
+                rows.extend([own(CONTAINER_ROW, &container.name)]);
+            }
+        }
+        if let Some(uid) = uid {
+            parents.insert("pod".into(), vec![pod_id(uid)]);
+        }
+        let node = Node {
+            id: None,
+            latest: rows,
+            parents,
+            metrics: empty_metrics(&rates),
+        };
+        (format!("{};{pid}", facts.host_id), node, rates)
+    }
+}
+
+/// Properties that Scope may know better have the oldest date, so that its own are shown.
+fn always() -> Date {
+    Timestamp::UNIX_EPOCH.into()
+}
+
+fn latest(timestamp: &Date, value: &str) -> Latest {
+    Latest {
+        timestamp: timestamp.clone(),
+        value: value.to_owned(),
+    }
+}
+
+fn container_id(id: ContainerId) -> String {
+    format!("{id};<container>")
+}
+
+fn pod_id(uid: &PodUid) -> String {
+    format!("{uid};<pod>")
+}
+
+/// A container that Scope may not know: its runtime need not be one that Scope asks.
+fn container(facts: &Facts<'_>, id: ContainerId, draft: Draft<'_>) -> (String, Node, Rates) {
+    let Draft {
+        place,
+        rates,
+        idle: _,
+    } = draft;
+    let digits = id.to_string();
+    let name = match facts.directory.containers.get(&id) {
+        Some(container) => container.name.as_str(),
+        None => &digits[..12],
+    };
+    let properties = [
+        ("docker_container_id", digits.as_str()),
+        ("docker_container_name", name),
+        ("docker_container_state", "running"),
+    ];
+    let pod = facts.directory.pod_of(place);
+    let node = Node {
+        id: Some(container_id(id)),
+        latest: properties
+            .map(|(key, value)| (key.into(), latest(&always(), value)))
+            .into(),
+        parents: pod
+            .map(|uid| ("pod".into(), vec![pod_id(uid)]))
+            .into_iter()
+            .collect(),
+        metrics: empty_metrics(&rates),
+    };
+    (container_id(id), node, rates)
+}
+
+fn pod(facts: &Facts<'_>, uid: &PodUid, rates: Rates) -> (String, Node, Rates) {
+    let pod = facts.directory.pods.get(uid);
+    let mut properties = vec![("kubernetes_name", pod.map_or(uid.as_str(), |pod| &pod.name))];
+    properties.extend(pod.map(|pod| ("kubernetes_namespace", pod.namespace.as_str())));
+    let mut parents: BTreeMap<Cow<'static, str>, Vec<String>> = BTreeMap::new();
+    for controller in pod.map_or(&[][..], |pod| &pod.controllers) {
+        let kind = match controller.kind {
+            ControllerKind::Deployment => "deployment",
+            ControllerKind::DaemonSet => "daemon_set",
+            ControllerKind::StatefulSet => "stateful_set",
+            ControllerKind::CronJob => "cron_job",
+            ControllerKind::Job => "job",
+        };
+        // The tag in an id has no underscore.
+        let id = format!("{};<{}>", controller.uid, kind.replace('_', ""));
+        parents.entry(kind.into()).or_default().push(id);
+    }
+    let node = Node {
+        id: Some(pod_id(uid)),
+        latest: properties
+            .into_iter()
+            .map(|(key, value)| (key.into(), latest(&always(), value)))
+            .collect(),
+        parents,
+        metrics: empty_metrics(&rates),
+    };
+    (pod_id(uid), node, rates)
+}
+
+/// This host, if something could not be counted.
+fn host(facts: &Facts<'_>) -> Option<(String, Node)> {
+    let (losses, changed) = facts.losses;
+    let causes: Vec<String> = Loss::ALL
+        .iter()
+        .zip(losses.0)
+        .filter(|(_, count)| *count > 0)
+        .map(|(loss, count)| format!("{} {count}", loss.name()))
+        .collect();
+    let node = Node {
+        latest: [(LOSSES_ROW.into(), latest(&changed.into(), &causes.join(", ")))].into(),
+        ..Node::default()
+    };
+    (!causes.is_empty()).then(|| (format!("{0};{0}", facts.host_id), node))
 }
 
 fn plugin_spec() -> PluginSpec {
@@ -136,69 +351,135 @@ fn plugin_spec() -> PluginSpec {
     }
 }
 
-/// Live processes with traffic in the window. A process that moved to another cgroup is one process.
-fn processes(
-    window: &Window,
-    codes: &StatusCodes,
-    is_live: impl Fn(&Owner) -> bool,
-) -> BTreeMap<u32, BTreeMap<MetricKind, Series>> {
-    let mut processes: BTreeMap<u32, BTreeMap<MetricKind, Series>> = BTreeMap::new();
-    for (subject, by_event) in window.series() {
-        let Subject::Process(owner) = subject else {
-            continue;
-        };
-        if !is_live(owner) {
-            continue;
+/// What happened to one node.
+type Rates = BTreeMap<MetricKind, Series>;
+
+fn empty_metrics(rates: &Rates) -> BTreeMap<MetricKind, Metric> {
+    rates.keys().map(|kind| (*kind, Metric::EMPTY)).collect()
+}
+
+/// Nodes by id, and their rates in the same order.
+fn unzip(drafts: impl Iterator<Item = (String, Node, Rates)>) -> (BTreeMap<String, Node>, Vec<Rates>) {
+    let sorted: BTreeMap<String, (Node, Rates)> =
+        drafts.map(|(id, node, rates)| (id, (node, rates))).collect();
+    sorted
+        .into_iter()
+        .map(|(id, (node, rates))| ((id, node), rates))
+        .unzip()
+}
+
+/// A node to be.
+struct Draft<'a> {
+    /// Where it is; of several places the one with the latest traffic.
+    place: &'a Place,
+    /// How many ticks ago that was.
+    idle: usize,
+    rates: Rates,
+}
+
+/// Everyone with traffic in the window.
+#[derive(Default)]
+struct Drafts<'a> {
+    /// Live ones. A process that moved to another cgroup is one process.
+    processes: BTreeMap<u32, Draft<'a>>,
+    /// With processes that are gone, unless they are gone themselves.
+    containers: BTreeMap<ContainerId, Draft<'a>>,
+    /// With containers that are gone, unless they are gone themselves.
+    pods: BTreeMap<&'a PodUid, Rates>,
+}
+
+impl<'a> Drafts<'a> {
+    fn new(facts: &Facts<'a>, codes: &StatusCodes) -> Self {
+        let mut drafts = Self::default();
+        let mut pods_there = BTreeSet::new();
+        // In a fixed order: where idle times are equal, the choice of a place must not differ from report to report.
+        let series: BTreeMap<_, _> = facts.window.series().collect();
+        for (subject, by_event) in series {
+            let (place, live) = match subject {
+                Subject::Process(owner) => match facts.ledger.account(owner) {
+                    Some(account) => (account.place(), facts.ledger.is_live(owner)),
+                    None => continue,
+                },
+                Subject::Exited(place) => (place, false),
+            };
+            let rates = || {
+                by_event
+                    .iter()
+                    .map(|(event, series)| (MetricKind::of(*event, codes), series))
+            };
+            let idle = by_event.values().map(Series::idle).min().unwrap_or(usize::MAX);
+            if let Subject::Process(owner) = subject
+                && live
+            {
+                add(drafts.processes.entry(owner.pid), place, idle, rates());
+            }
+            let there = live || !facts.gone.contains(place);
+            if let Some(id) = place.container
+                && there
+            {
+                add(drafts.containers.entry(id), place, idle, rates());
+            }
+            if let Some(uid) = facts.directory.pod_of(place) {
+                merge(drafts.pods.entry(uid).or_default(), rates());
+                if there {
+                    pods_there.insert(uid);
+                }
+            }
         }
-        let by_kind = processes.entry(owner.pid).or_default();
-        for (event, series) in by_event {
-            by_kind
-                .entry(MetricKind::of(*event, codes))
-                .or_default()
-                .merge(series);
+        drafts.pods.retain(|uid, _| pods_there.contains(uid));
+        drafts
+    }
+}
+
+fn add<'a, K: Ord>(
+    entry: Entry<'_, K, Draft<'a>>,
+    place: &'a Place,
+    idle: usize,
+    rates: impl Iterator<Item = (MetricKind, &'a Series)>,
+) {
+    let draft = entry.or_insert_with(|| Draft {
+        place,
+        idle,
+        rates: Rates::new(),
+    });
+    if idle < draft.idle {
+        (draft.place, draft.idle) = (place, idle);
+    }
+    merge(&mut draft.rates, rates);
+}
+
+fn merge<'a>(sum: &mut Rates, rates: impl Iterator<Item = (MetricKind, &'a Series)>) {
+    for (kind, series) in rates {
+        sum.entry(kind).or_default().merge(series);
+    }
+}
+
+/// How long this is as JSON.
+fn json_len(report: &Report) -> usize {
+    struct Length(usize);
+
+    impl io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
-    processes
-}
 
-fn metric(window: &Window, dates: &[Date], series: &Series) -> Metric {
-    let rates = window.rates(series);
-    let first = dates.len() - rates.len();
-    let samples: Vec<Sample> = dates[first..]
-        .iter()
-        .zip(rates)
-        .map(|(date, rate)| Sample {
-            date: date.clone(),
-            value: round(rate),
-        })
-        .collect();
-    let max = samples.iter().map(|sample| sample.value).fold(0.0, f64::max);
-    Metric {
-        samples,
-        min: 0.0,
-        max: if max > 0.0 { max } else { 1.0 },
+    let mut length = Length(0);
+    // Neither the writer nor a report can fail: maps have keys that are text, numbers are finite.
+    match serde_json::to_writer(&mut length, report) {
+        Ok(()) => length.0,
+        Err(_) => usize::MAX,
     }
 }
 
-/// Scope cuts values after two decimals, so that 199.998 would show as 199.99: round to what it can show.
-fn round(rate: f64) -> f64 {
-    let rounded = (rate * 100.0).round() / 100.0;
-    // Once in 300 s is not never.
-    if rounded == 0.0 && rate > 0.0 {
-        0.01
-    } else {
-        rounded
-    }
-}
-
-/// Ids of the metrics in a report, in the order they are shown.
+/// The metrics that some process in a report has, in the order they are shown.
 #[must_use]
 pub fn metrics_shown(report: &Report) -> BTreeSet<MetricKind> {
-    report
-        .process
-        .nodes
-        .values()
-        .flat_map(|node| node.metrics.keys())
-        .filter_map(|id| MetricKind::from_id(id))
-        .collect()
+    let nodes = report.process.nodes.values();
+    nodes.flat_map(|node| node.metrics.keys()).copied().collect()
 }

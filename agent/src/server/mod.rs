@@ -9,34 +9,48 @@
 //!
 //! Other paths are 404, other methods 405.
 
+mod body;
+mod clients;
 mod socket;
+mod stream;
 
+use std::future::pending;
+use std::io;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode};
+use axum::body::Bytes;
+use axum::extract::{RawQuery, State};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::host::{Poll, ProbeId};
 use crate::sampler::Feed;
+pub use body::Body;
+use clients::{Activity, Clients};
 pub use socket::{PluginSocket, SocketError, SocketState};
+use stream::Impatient;
 
-/// Clients served at once; the next ones wait in the kernel's queue. Scope has two pollers.
+/// Clients served at once; a next one takes the place of who is missed least. Scope has two pollers.
 const MAX_CONNECTIONS: usize = 128;
 /// A client that has sent no whole request in this time is dropped, idle ones too. Scope polls every second or two.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection ends after this time, so that a client that does not read its answer cannot keep it.
-const MAX_AGE: Duration = Duration::from_mins(2);
+/// A client that has not read a whole answer in this time is dropped, or it could keep the answers of many ticks in
+/// memory. Scope gives up after half a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers under way have this long to be read when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
 /// Longest request head. Scope's are 200 bytes.
@@ -70,7 +84,7 @@ pub fn router(feed: Feed, interval: Duration) -> Router {
         })
 }
 
-fn json(body: axum::body::Bytes) -> Response {
+fn json(body: Bytes) -> Response {
     (
         [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
         body,
@@ -82,8 +96,34 @@ fn unavailable(reason: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
 }
 
-async fn report(State(api): State<Api>) -> Response {
-    json(api.feed.latest().report)
+/// The process at the other end, if it is in our PID namespace.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<u32>);
+
+async fn report(
+    State(api): State<Api>,
+    Extension(Peer(pid)): Extension<Peer>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(probe) = query.as_deref().and_then(ProbeId::from_query) {
+        api.feed.polled(Poll { probe, pid });
+    }
+    let report = api.feed.latest().report;
+    let mut answer = if body::accepts_gzip(&headers) {
+        api.feed.wants_gzip();
+        let mut answer = json(report.gzip());
+        answer
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer
+    } else {
+        json(report.plain())
+    };
+    answer
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("accept-encoding"));
+    answer
 }
 
 async fn totals(State(api): State<Api>) -> Response {
@@ -108,17 +148,29 @@ async fn readyz(State(api): State<Api>) -> Response {
     }
 }
 
-/// Serves until `shutdown`, and then at most a few seconds longer.
-pub async fn serve(listener: UnixListener, router: Router, shutdown: CancellationToken) {
+/// Serves on the latest of `listeners` until `shutdown`, and then at most a few seconds longer.
+pub async fn serve(mut listeners: mpsc::Receiver<UnixListener>, router: Router, shutdown: CancellationToken) {
+    let mut listener: Option<UnixListener> = None;
     let mut connections = JoinSet::new();
+    let mut clients = Clients::default();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            Some(_ended) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, router.clone(), shutdown.clone()));
+            Some(ended) = connections.join_next_with_id() => {
+                clients.remove(ended.map_or_else(|error| error.id(), |(id, ())| id));
+            }
+            Some(new) = listeners.recv() => listener = Some(new),
+            accepted = accept(listener.as_ref()) => match accepted {
+                Ok(stream) => {
+                    if clients.len() >= MAX_CONNECTIONS {
+                        clients.displace_one();
+                        // In a flood of them, those already here must get to say what they want.
+                        yield_now().await;
+                    }
+                    let activity = clients.activity();
+                    let connection = serve_connection(stream, router.clone(), activity.clone(), shutdown.clone());
+                    clients.add(connections.spawn(connection), activity);
                 }
                 Err(error) => {
                     warn!(%error, "failed to accept a connection");
@@ -134,16 +186,37 @@ pub async fn serve(listener: UnixListener, router: Router, shutdown: Cancellatio
     }
 }
 
-async fn serve_connection(stream: UnixStream, router: Router, shutdown: CancellationToken) {
+async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => pending().await,
+    }
+}
+
+async fn serve_connection(
+    stream: UnixStream,
+    router: Router,
+    activity: Activity,
+    shutdown: CancellationToken,
+) {
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    // 0: outside our PID namespace.
+    let peer = Peer(pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        activity.request();
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Impatient::new(stream, ANSWER_TIMEOUT)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = sleep(MAX_AGE) => {} } } => {
+        () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match timeout(GRACE, connection).await {
                 Ok(ended) => ended,

@@ -129,6 +129,12 @@ impl Ledger {
         self.live.keys().filter(|owner| self.is_live(owner)).copied()
     }
 
+    /// The account of a process, until it is [retired](Self::retire).
+    #[must_use]
+    pub fn account(&self, owner: &Owner) -> Option<&Account> {
+        self.live.get(owner)
+    }
+
     /// Whether the process has an account and is not known to be gone.
     #[must_use]
     pub fn is_live(&self, owner: &Owner) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Delta, Event, Owner, Subject};
 use crate::workload::Place;
@@ -65,6 +65,22 @@ impl Series {
         self.idle = self.trailing_zeros();
     }
 
+    /// How many ticks it has.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a series in a window has at least one"
+    )]
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// How many ticks ago something last happened.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle
+    }
+
     fn is_idle(&self) -> bool {
         self.idle >= self.counts.len()
     }
@@ -77,6 +93,8 @@ impl Series {
 #[derive(Debug)]
 pub struct Window {
     history: Duration,
+    /// The same.
+    history_by_clock: SignedDuration,
     /// Bounds memory when ticks come faster than expected.
     max_ticks: usize,
     ticks: VecDeque<Tick>,
@@ -89,6 +107,7 @@ impl Window {
     pub fn new(history: Duration, max_ticks: usize) -> Self {
         Self {
             history,
+            history_by_clock: SignedDuration::try_from(history).unwrap_or(SignedDuration::MAX),
             max_ticks,
             ticks: VecDeque::with_capacity(max_ticks),
             series: HashMap::new(),
@@ -137,12 +156,15 @@ impl Window {
 
     fn forget_old_ticks(&mut self) {
         let mut age = Duration::ZERO;
+        let newest = self.ticks.back().map(|tick| tick.date);
         let recent = self
             .ticks
             .iter()
             .rev()
             .take_while(|tick| {
-                let fresh = age < self.history;
+                // By the clock as well: while the host is suspended, and where the clock is set forward, it goes on alone.
+                let fresh = age < self.history
+                    && newest.is_none_or(|newest| newest.duration_since(tick.date) < self.history_by_clock);
                 age += tick.elapsed;
                 fresh
             })
@@ -197,7 +219,6 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
     use proptest::prelude::*;
 
     use super::*;

@@ -1,0 +1,187 @@
+//! The graphs: which there are, what they are called, and what their points are.
+
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::model::{Date, Metric, MetricTemplate, Sample};
+use crate::config::StatusCodes;
+use crate::stats::Event;
+
+/// A graph of a process, container or pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MetricKind {
+    /// Requests received per second.
+    Requests,
+    /// Responses per second with this status code.
+    Code(u16),
+    /// Responses per second with any other status code.
+    Others,
+}
+
+impl MetricKind {
+    /// Every metric of a configuration, in the order they are shown.
+    pub(super) fn all(codes: &StatusCodes) -> impl Iterator<Item = Self> {
+        [Self::Requests]
+            .into_iter()
+            .chain(codes.iter().map(Self::Code))
+            .chain([Self::Others])
+    }
+
+    /// The metric that shows an event.
+    pub(super) fn of(event: Event, codes: &StatusCodes) -> Self {
+        match event {
+            Event::Request => Self::Requests,
+            Event::Response(code) if codes.contains(code) => Self::Code(code),
+            Event::Response(_) | Event::UnknownResponse => Self::Others,
+        }
+    }
+
+    /// The metric with this id.
+    #[must_use]
+    pub fn from_id(id: &str) -> Option<Self> {
+        match id {
+            "http_requests_per_second" => Some(Self::Requests),
+            "http_OTHERS_responses_per_second" => Some(Self::Others),
+            _ => {
+                let code = id.strip_prefix("http_")?.strip_suffix("_responses_per_second")?;
+                code.parse().ok().map(Self::Code)
+            }
+        }
+    }
+
+    pub(super) fn template(self) -> MetricTemplate {
+        let (label, priority) = match self {
+            Self::Requests => ("HTTP Req/Second".to_owned(), 0.1),
+            // 100/1000 is taken by requests, and equal priorities make Scope's rows flicker.
+            Self::Code(100) => ("HTTP Resp 100/Second".to_owned(), 0.1005),
+            Self::Code(code) => (format!("HTTP Resp {code}/Second"), f64::from(code) / 1000.0),
+            Self::Others => ("HTTP Resp OTHERS/Second".to_owned(), 0.999),
+        };
+        MetricTemplate {
+            id: self,
+            label,
+            priority,
+        }
+    }
+}
+
+/// The id in Scope: the ones of the original plugin, so that what knows those goes on working.
+impl fmt::Display for MetricKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests => f.write_str("http_requests_per_second"),
+            Self::Code(code) => write!(f, "http_{code}_responses_per_second"),
+            Self::Others => f.write_str("http_OTHERS_responses_per_second"),
+        }
+    }
+}
+
+impl Serialize for MetricKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        Self::from_id(&id).ok_or_else(|| D::Error::custom(format!("`{id}` is no metric")))
+    }
+}
+
+impl Metric {
+    /// A graph without points yet.
+    pub(super) const EMPTY: Self = Self {
+        samples: Vec::new(),
+        min: 0.0,
+        max: 1.0,
+    };
+
+    /// The graph of these rates, oldest first, for the last ones of `dates`.
+    pub(super) fn new(dates: &[Date], rates: impl ExactSizeIterator<Item = f64>) -> Self {
+        let first = dates.len() - rates.len();
+        let samples: Vec<Sample> = dates[first..]
+            .iter()
+            .zip(rates)
+            .map(|(date, rate)| Sample {
+                date: date.clone(),
+                value: round(rate),
+            })
+            .collect();
+        let max = samples.iter().map(|sample| sample.value).fold(0.0, f64::max);
+        Self {
+            samples,
+            min: 0.0,
+            max: if max > 0.0 { max } else { Self::EMPTY.max },
+        }
+    }
+}
+
+/// Scope cuts values after two decimals, so that 199.998 would show as 199.99: round to what it can show.
+fn round(rate: f64) -> f64 {
+    let rounded = (rate * 100.0).round() / 100.0;
+    // Once in 300 s is not never.
+    if rounded == 0.0 && rate > 0.0 {
+        0.01
+    } else {
+        rounded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_place_of_its_own_before_scopes_metrics() {
+        let codes: Vec<u16> = (100..=599).collect();
+        let codes = StatusCodes::try_from(codes).unwrap();
+        let templates: Vec<MetricTemplate> = MetricKind::all(&codes).map(MetricKind::template).collect();
+        assert_eq!(templates.len(), 502);
+        let priorities: Vec<f64> = templates.iter().map(|template| template.priority).collect();
+        assert!(
+            priorities.is_sorted_by(|a, b| a < b),
+            "in the order of their codes, none twice"
+        );
+        assert!(priorities.iter().all(|priority| (0.1..1.0).contains(priority)));
+        let labels: BTreeSet<&str> = templates.iter().map(|template| template.label.as_str()).collect();
+        assert_eq!(labels.len(), templates.len());
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        for kind in [MetricKind::Requests, MetricKind::Code(404), MetricKind::Others] {
+            assert_eq!(MetricKind::from_id(&kind.to_string()), Some(kind));
+        }
+        for id in [
+            "",
+            "http_requests",
+            "http_x_responses_per_second",
+            "open_files_count",
+        ] {
+            assert_eq!(MetricKind::from_id(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn values_survive_that_scope_cuts_them_after_two_decimals() {
+        for (rate, shown) in [
+            (0.0, 0.0),
+            (199.998, 200.0),
+            (0.333_333, 0.33),
+            (0.001, 0.01),
+            (0.005, 0.01),
+            (12.0, 12.0),
+        ] {
+            assert!(
+                (round(rate) - shown).abs() < f64::EPSILON,
+                "{rate}: {}",
+                round(rate)
+            );
+        }
+    }
+}

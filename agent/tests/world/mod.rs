@@ -1,0 +1,206 @@
+//! An agent without a kernel half: counters, processes and names are what the test says, all behind them is real.
+#![allow(dead_code, reason = "each test and bench uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use agent::bpf::{Counter, CounterKey, Hook, Loss, Losses};
+use agent::config::{Overrides, PluginDir, Settings};
+use agent::process::Processes;
+use agent::sampler::{Feed, Kernel, Sampler};
+use agent::server::{self, PluginSocket};
+use agent::stats::{Event, Owner};
+use agent::workload::Directory;
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Counters in memory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters(Arc<Mutex<Maps>>);
+
+#[derive(Debug, Default)]
+struct Maps {
+    counters: BTreeMap<CounterKey, u64>,
+    losses: Losses,
+}
+
+impl Counters {
+    /// Something happened.
+    pub(crate) fn hit(&self, owner: Owner, event: Event, count: u64) {
+        *self
+            .0
+            .lock()
+            .unwrap()
+            .counters
+            .entry(owner.key(event))
+            .or_default() += count;
+    }
+
+    /// Something could not be counted.
+    pub(crate) fn lose(&self, loss: Loss, count: u64) {
+        let index = Loss::ALL.iter().position(|known| *known == loss).unwrap();
+        self.0.lock().unwrap().losses.0[index] += count;
+    }
+}
+
+impl Kernel for Counters {
+    type Error = io::Error;
+
+    fn hook(&self) -> Hook {
+        Hook::Tracepoint
+    }
+
+    fn counters(&mut self) -> io::Result<Vec<Counter>> {
+        let maps = self.0.lock().unwrap();
+        let counter = |(key, value): (&CounterKey, &u64)| Counter {
+            key: *key,
+            value: *value,
+        };
+        Ok(maps.counters.iter().map(counter).collect())
+    }
+
+    fn forget(&mut self, keys: &[CounterKey]) -> io::Result<()> {
+        self.0
+            .lock()
+            .unwrap()
+            .counters
+            .retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn losses(&mut self) -> io::Result<Losses> {
+        Ok(self.0.lock().unwrap().losses)
+    }
+}
+
+/// What the agent sees. Its `/proc` is a directory.
+pub(crate) struct World {
+    pub(crate) counters: Counters,
+    pub(crate) directory: watch::Sender<Arc<Directory>>,
+    pub(crate) proc: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            counters: Counters::default(),
+            directory: watch::Sender::default(),
+            proc: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A process appears, in the cgroup with this path of a v1 hierarchy.
+    pub(crate) fn start(&self, pid: u32, command: &str, cgroup: &str) -> Owner {
+        let owner = Owner {
+            pid,
+            start_time: 1_000_000_000 + u64::from(pid) * 10_000_000,
+            cgroup: 1,
+        };
+        let directory = self.process(pid);
+        fs::create_dir_all(&directory).unwrap();
+        let ticks = owner.start_time / 10_000_000;
+        let stat = format!("{pid} ({command}) S 1 7 7 0 -1 0 1 0 0 0 1 2 0 0 20 0 1 0 {ticks} 1 1 1\n");
+        fs::write(directory.join("stat"), stat).unwrap();
+        fs::write(directory.join("cgroup"), format!("5:memory:{cgroup}\n0::/\n")).unwrap();
+        owner
+    }
+
+    /// A process is gone.
+    pub(crate) fn end(&self, owner: Owner) {
+        fs::remove_dir_all(self.process(owner.pid)).unwrap();
+    }
+
+    fn process(&self, pid: u32) -> PathBuf {
+        self.proc.path().join(pid.to_string())
+    }
+
+    /// A sampler of this world.
+    pub(crate) fn sampler(&self, settings: &Settings) -> (Sampler<Counters>, Feed) {
+        let processes = Processes::new(self.proc.path());
+        let directory = self.directory.subscribe();
+        Sampler::new(
+            self.counters.clone(),
+            Instant::now(),
+            processes,
+            directory,
+            settings,
+        )
+    }
+}
+
+/// Settings that do not depend on this host.
+pub(crate) fn settings(overrides: &[(&str, &str)]) -> Settings {
+    let mut yaml: BTreeMap<&str, &str> =
+        [("hostId", "node-1"), ("interval", "100ms"), ("history", "6s")].into();
+    yaml.extend(overrides.iter().copied());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    let lines: String = yaml
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect();
+    fs::write(&file, lines).unwrap();
+    Settings::new(Overrides::from_file(&file).unwrap()).unwrap()
+}
+
+/// A running agent on a socket in a plugin directory of its own.
+pub(crate) struct Agent {
+    pub(crate) root: TempDir,
+    pub(crate) feed: Feed,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Agent {
+    pub(crate) async fn start(world: &World, settings: &Settings) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        Self::start_in(root, world, settings).await
+    }
+
+    /// In a directory that another one may have used.
+    pub(crate) async fn start_in(root: TempDir, world: &World, settings: &Settings) -> Self {
+        let (socket, listener) = PluginSocket::claim(&plugin_dir(&root)).await.unwrap();
+        let (sampler, feed) = world.sampler(settings);
+        let stop = CancellationToken::new();
+        let router = server::router(feed.clone(), settings.interval.get());
+        let (renewed, listeners) = mpsc::channel(1);
+        renewed.try_send(listener).unwrap();
+        let keeping = socket.keep(renewed, stop.clone());
+        let tasks = vec![
+            tokio::spawn(sampler.run(stop.clone())),
+            tokio::spawn(server::serve(listeners, router, stop.clone())),
+            tokio::spawn(async { keeping.await.unwrap() }),
+        ];
+        Self {
+            root,
+            feed,
+            stop,
+            tasks,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        plugin_dir(&self.root).socket()
+    }
+
+    /// Stops it. Returns how long that took, and its directory.
+    pub(crate) async fn stop(self) -> (Duration, TempDir) {
+        let begin = Instant::now();
+        self.stop.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        (begin.elapsed(), self.root)
+    }
+}
+
+pub(crate) fn plugin_dir(root: &TempDir) -> PluginDir {
+    root.path().join("plugins").to_str().unwrap().parse().unwrap()
+}
