@@ -10,6 +10,7 @@ mod cause;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod filter;
 pub mod host;
 pub mod pods;
 pub mod process;

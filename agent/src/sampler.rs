@@ -207,7 +207,8 @@ impl<K: Kernel> Sampler<K> {
         settings: &Settings,
     ) -> (Self, Feed) {
         let now = Timestamp::now();
-        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), now, MAX_REPORT);
+        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), now, MAX_REPORT)
+            .filtered(settings.filter.clone());
         let notes = Arc::<Notes>::default();
         let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();
@@ -306,6 +307,7 @@ impl<K: Kernel> Sampler<K> {
             (self.losses, self.losses_changed) = (losses, measured.1);
         }
         counters.retain(|counter| counter.key.pid != self.own_pid);
+        self.processes.start_reading();
         self.ledger
             .read(&counters, |owner| self.processes.identify(&owner));
         Ok(measured)

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use crate::bpf::{Hook, Loss, Losses};
 use crate::config::{HostId, StatusCodes};
+use crate::filter::Filter;
 use crate::stats::{Ledger, Series, Subject, Window};
 use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
 pub use metric::MetricKind;
@@ -93,6 +94,7 @@ pub struct ReportBuilder {
     /// The date of properties that do not change while the agent runs.
     since: Date,
     max_size: usize,
+    filter: Filter,
 }
 
 impl ReportBuilder {
@@ -109,7 +111,14 @@ impl ReportBuilder {
             hook,
             since: since.into(),
             max_size,
+            filter: Filter::default(),
         }
+    }
+
+    /// The same of what `filter` shows only.
+    #[must_use]
+    pub fn filtered(self, filter: Filter) -> Self {
+        Self { filter, ..self }
     }
 
     /// The report of a window, and how many of its ticks are shown: not all if the report would be too large.
@@ -120,7 +129,7 @@ impl ReportBuilder {
             processes,
             containers,
             pods,
-        } = Drafts::new(facts, &self.codes);
+        } = Drafts::new(facts, &self.codes, &self.filter);
         let processes = unzip(
             processes
                 .into_iter()
@@ -389,7 +398,7 @@ struct Drafts<'a> {
 }
 
 impl<'a> Drafts<'a> {
-    fn new(facts: &Facts<'a>, codes: &StatusCodes) -> Self {
+    fn new(facts: &Facts<'a>, codes: &StatusCodes, filter: &Filter) -> Self {
         let mut drafts = Self::default();
         let mut pods_there = BTreeSet::new();
         // In a fixed order: where idle times are equal, the choice of a place must not differ from report to report.
@@ -402,6 +411,9 @@ impl<'a> Drafts<'a> {
                 },
                 Subject::Exited(place) => (place, false),
             };
+            if !filter.shows(place, facts.directory) {
+                continue;
+            }
             let rates = || {
                 by_event
                     .iter()
