@@ -21,7 +21,7 @@ use crate::workload::Controller;
 
 /// Pods in one answer. Each can be some 10 KiB, and whole answers are in memory at once.
 const PAGE_SIZE: u32 = 50;
-/// A list without any progress for so long is given up and begun again.
+/// An API server that is only slow answers within that time.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// For a connection to be made.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +60,8 @@ pub enum AccessError {
 pub struct Access {
     client: Client,
     node: String,
+    /// A list without any progress for so long is given up and begun again.
+    list_patience: Duration,
 }
 
 impl fmt::Debug for Access {
@@ -93,7 +95,20 @@ impl Access {
         // The watch has its own.
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| AccessError::Client(Box::new(error)))?;
-        Ok(Self { client, node })
+        Ok(Self {
+            client,
+            node,
+            list_patience: LIST_PATIENCE,
+        })
+    }
+
+    /// The same, but a list without any progress for `patience`, by default 30 s, is given up and begun again.
+    #[must_use]
+    pub fn with_list_patience(self, patience: Duration) -> Self {
+        Self {
+            list_patience: patience,
+            ..self
+        }
     }
 
     /// The node's name in the cluster.
@@ -195,11 +210,11 @@ impl Pods {
                 }
                 () = sleep_until(retry_at.unwrap_or(now)), if retry_at.is_some() => {
                     self.retry_at = None;
-                    self.list_deadline = self.list_deadline.map(|_| Instant::now() + LIST_PATIENCE);
+                    self.list_deadline = self.list_deadline.map(|_| Instant::now() + self.access.list_patience);
                 }
                 () = sleep_until(list_deadline.unwrap_or(now)), if retry_at.is_none() && list_deadline.is_some() => {
                     self.watch = self.access.watch();
-                    self.fail(&format_args!("no answer in {LIST_PATIENCE:?}"), "");
+                    self.fail(&"no answer", "");
                 }
                 (owner, controller) = self.owners.next() => return Change::Controller(owner, controller),
             }
@@ -225,7 +240,7 @@ impl Pods {
             }
         };
         if matches!(event, Event::Init | Event::InitApply(_)) {
-            self.list_deadline = Some(Instant::now() + LIST_PATIENCE);
+            self.list_deadline = Some(Instant::now() + self.access.list_patience);
         }
         match event {
             // Nothing was asked yet.

@@ -257,7 +257,7 @@ mod tests {
         serde_json::from_value::<PodObject>(object).unwrap().try_into()
     }
 
-    fn metadata(more: Value) -> Value {
+    fn metadata(more: &Value) -> Value {
         let mut metadata = json!({"name": "web-0", "namespace": "shop", "uid": UID});
         metadata
             .as_object_mut()
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_pod_has_containers_of_all_kinds_and_of_before_the_restart() {
-        let mut object = metadata(json!({}));
+        let mut object = metadata(&json!({}));
         object["spec"] = json!({"containers": [{"name": "nginx", "image": "nginx"}]});
         object["status"] = json!({
             "phase": "Running",
@@ -304,28 +304,28 @@ mod tests {
     #[test]
     fn a_pod_without_statuses_is_a_pod() {
         for status in [json!(null), json!({}), json!({"containerStatuses": null})] {
-            let mut object = metadata(json!({}));
+            let mut object = metadata(&json!({}));
             object["status"] = status;
             assert_eq!(read(object).unwrap().containers, []);
         }
-        assert!(read(metadata(json!({}))).is_ok());
+        assert!(read(metadata(&json!({}))).is_ok());
     }
 
     #[test]
     fn static_pods_go_by_their_hash() {
         let mirror = json!({"annotations": {MIRROR: HASH, CONFIG_HASH: HASH}});
-        let pod = read(metadata(mirror)).unwrap();
+        let pod = read(metadata(&mirror)).unwrap();
         assert_eq!(pod.uid.as_str(), HASH);
         assert!(pod.is_static());
         // Anyone may write annotations; without the mark this is an ordinary pod.
-        let pod = read(metadata(json!({"annotations": {CONFIG_HASH: HASH}}))).unwrap();
+        let pod = read(metadata(&json!({"annotations": {CONFIG_HASH: HASH}}))).unwrap();
         assert_eq!(pod.uid.as_str(), UID);
     }
 
     #[test]
     fn objects_that_cannot_be_named_are_refused() {
         let without = |field: &str| {
-            let mut object = metadata(json!({}));
+            let mut object = metadata(&json!({}));
             object["metadata"].as_object_mut().unwrap().remove(field);
             read(object)
         };
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(without("name"), Err(ObjectError::Missing("name")));
         assert_eq!(without("namespace"), Err(ObjectError::Missing("namespace")));
         let odd = json!({"annotations": {MIRROR: "x", CONFIG_HASH: "../../x"}});
-        assert_eq!(read(metadata(odd)), Err(ObjectError::Uid));
+        assert_eq!(read(metadata(&odd)), Err(ObjectError::Uid));
     }
 
     fn reference(api_version: &str, kind: &str, controller: bool) -> Value {
@@ -380,7 +380,7 @@ mod tests {
             ("v1", "ReplicationController", vec![], None),
         ];
         for (api_version, kind, controllers, owner) in cases {
-            let pod = read(metadata(json!({
+            let pod = read(metadata(&json!({
                 "ownerReferences": [reference("v1", "Other", false), reference(api_version, kind, true)]
             })))
             .unwrap();
