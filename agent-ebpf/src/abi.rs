@@ -13,10 +13,21 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
-    /// LRU hash map of thread to whether its call has been handled; used by the fentry hook on preemptible kernels.
+    /// LRU hash map of thread to which programs have seen its latest call; used by the fentry hook on preemptible kernels.
     pub const HANDLED: &str = "HANDLED";
+    /// Array of one `u32`: a socket with an inode number from this one on (modulo 2^32) was made after the programs had
+    /// been attached. 0 while that is not known.
+    pub const FIRST_INODE: &str = "FIRST_INODE";
     /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
     pub const SYS_EXIT: &str = "SYS_EXIT";
+    /// Program arrays: the programs that read what went over sockets; 0 the program, 1 its stand-in.
+    pub const TCP_SEND: &str = "TCP_SEND";
+    /// See [`TCP_SEND`].
+    pub const TCP_RECEIVE: &str = "TCP_RECEIVE";
+    /// See [`TCP_SEND`].
+    pub const UNIX_SEND: &str = "UNIX_SEND";
+    /// See [`TCP_SEND`].
+    pub const UNIX_RECEIVE: &str = "UNIX_RECEIVE";
 }
 
 /// Value of [`CounterKey::code`] that counts requests received instead of responses sent.
@@ -71,11 +82,16 @@ pub enum Loss {
     PipelineTooDeep = 6,
     /// The process could not be identified in the agent's PID namespace; its requests are not ours to count.
     ForeignProcess = 7,
+    /// A connection's state had to make room for another's and was needed again: at most the message it was in.
+    ConnectionEvicted = 8,
+    /// The kernel left out the program, and its stand-in where there is one: one socket call not seen, at most. Where
+    /// there are no stand-ins user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
+    ProgramMissed = 9,
 }
 
 impl Loss {
     /// Every cause, in the order of the map's indices.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::CountersFull,
         Self::ConnectionsFull,
         Self::UnreadableMemory,
@@ -84,6 +100,8 @@ impl Loss {
         Self::OutOfSync,
         Self::PipelineTooDeep,
         Self::ForeignProcess,
+        Self::ConnectionEvicted,
+        Self::ProgramMissed,
     ];
 
     /// The cause's name in reports, logs and metrics: `snake_case`, stable.
@@ -98,6 +116,8 @@ impl Loss {
             Self::OutOfSync => "out_of_sync",
             Self::PipelineTooDeep => "pipeline_too_deep",
             Self::ForeignProcess => "foreign_process",
+            Self::ConnectionEvicted => "connection_evicted",
+            Self::ProgramMissed => "program_missed",
         }
     }
 }
@@ -201,13 +221,11 @@ pub enum Setting {
     UnixReadFlags,
     /// Value: one of [`stand_ins`].
     StandIns,
-    /// Value: when the programs were attached, in seconds since boot.
-    AttachedAt,
 }
 
 impl Setting {
     /// How many there are.
-    pub const COUNT: usize = Self::AttachedAt as usize + 1;
+    pub const COUNT: usize = Self::StandIns as usize + 1;
     /// Value of a setting that this kernel does not have.
     pub const NONE: u32 = u32::MAX;
 }
@@ -234,7 +252,7 @@ pub mod calls {
 pub const SYSCALLS_LEN: usize = 512;
 
 /// How a system call moves bytes over a socket: one byte per call number. Calls with the descriptor first and the
-/// data second, all of them, which makes it small.
+/// data second, which makes it small.
 pub mod syscall {
     /// Mask of the kind.
     pub const KIND: u8 = 0x0f;
@@ -244,8 +262,10 @@ pub mod syscall {
     pub const VECTOR: u8 = 2;
     /// The second argument is a `struct msghdr`.
     pub const MESSAGE: u8 = 3;
-    /// The data is not in user memory, or not where it could be told from: `sendfile`, `splice`, `sendmmsg`.
+    /// The data is not in user memory, or not where it could be told from: `sendfile`, `sendmmsg`.
     pub const PAGES: u8 = 4;
+    /// As [`PAGES`]; the first argument is a descriptor that is read, the third one that is written: `splice`.
+    pub const SPLICE: u8 = 5;
     /// Set if bytes are sent, clear if they are received.
     pub const SENT: u8 = 0x10;
     /// Set if the third argument has `MSG_*` flags.

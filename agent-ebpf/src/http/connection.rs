@@ -31,6 +31,18 @@ impl Role {
     pub(super) const SERVER: u8 = 1;
 }
 
+/// What went wrong on the connection and is not over yet.
+struct Lost;
+
+impl Lost {
+    /// Receiving lost its place, and that was counted.
+    const RECEIVING: u8 = 1;
+    /// The same for sending.
+    const SENDING: u8 = 2;
+    /// There may have been requests in what was received and could not be read.
+    const REQUESTS: u8 = 4;
+}
+
 /// What the eBPF programs remember of a connection: 72 bytes, fixed.
 ///
 /// Each direction's program writes its own [`Stream`]. Of the rest, `methods` and `pushed` belong to the receiving
@@ -59,7 +71,7 @@ pub struct Connection {
     /// How often a connection of unknown role looked like something else: received in the lower four bits, sent in
     /// the upper four.
     doubts: u8,
-    /// Bit 0: receiving lost its place and that was counted; bit 1: the same for sending.
+    /// Bits of [`Lost`].
     lost: u8,
 }
 
@@ -126,6 +138,19 @@ impl Connection {
         if gap < 1 << 31 { gap } else { 0 }
     }
 
+    /// Notes that there may have been requests in what was received before the connection was first seen.
+    #[inline(always)]
+    pub fn begin_unread(&mut self) {
+        self.lost |= Lost::REQUESTS;
+    }
+
+    /// True once a message has shown that the process is a server here.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.role == Role::SERVER
+    }
+
     /// True until the first message.
     #[inline(always)]
     pub(super) fn is_new(&self) -> bool {
@@ -134,8 +159,11 @@ impl Connection {
 
     /// A call begins: where the place in the stream is unknown, a message may begin with it.
     #[inline(always)]
-    pub(super) fn begin_call<const DIRECTION: bool>(&mut self) {
-        let stream = self.stream::<DIRECTION>();
+    pub fn begin_call(&mut self, direction: Direction) {
+        let stream = match direction {
+            Direction::Received => &mut self.received,
+            Direction::Sent => &mut self.sent,
+        };
         if stream.stage == stage::LOST {
             stream.enter(stage::START);
         }
@@ -157,28 +185,45 @@ impl Connection {
         // A client that sends another request has seen the end of the response before it: so that had one, and the
         // next thing to be sent is a response.
         if outstanding == 0 {
+            self.methods = 0;
             if self.sent.stage == stage::UNTIL_CLOSE {
                 self.sent.enter(stage::LOST);
             } else if self.sent.stage == stage::LOST {
                 self.sent.enter(stage::START);
             }
         }
+        // What is forgotten matters only among requests whose responses are framed differently.
+        let too_deep = outstanding >= PIPELINE && (self.methods != 0 || method != Method::OTHER);
         let at = (self.pushed % PIPELINE) * 2;
         self.methods = (self.methods & !(3 << at)) | (u64::from(method) << at);
         self.pushed = self.pushed.wrapping_add(1);
         self.role = Role::SERVER;
-        self.lost &= !1;
-        if outstanding >= PIPELINE {
+        self.lost &= !(Lost::RECEIVING | Lost::REQUESTS);
+        if too_deep {
             return Event::REQUEST.with(Event::loss(Loss::PipelineTooDeep));
         }
         Event::REQUEST
+    }
+
+    /// A final status line is sent: was its request received where it could not be read? What is answered was asked.
+    /// That requests were not read is counted now, if the connection was not known to be HTTP before.
+    #[inline(always)]
+    pub(super) fn answered(&mut self) -> Event {
+        if self.pushed != self.popped || self.lost & Lost::REQUESTS == 0 {
+            return Event::NONE;
+        }
+        if self.lost & Lost::RECEIVING != 0 {
+            return Event::ANSWERED;
+        }
+        self.lost |= Lost::RECEIVING;
+        Event::ANSWERED.with(Event::loss(Loss::UnreadablePages))
     }
 
     /// A final status line was sent: the method of the request it answers. Without one (the request came before
     /// this connection could be watched, or this is an unasked-for 408) nothing special.
     #[inline(always)]
     pub(super) fn take_method(&mut self) -> u8 {
-        self.lost &= !2;
+        self.lost &= !Lost::SENDING;
         // A request that could not be read was answered, so this is a server after all.
         if self.received.stage == stage::REJECTED {
             self.received.enter(stage::LOST);
@@ -225,7 +270,11 @@ impl Connection {
     #[inline(always)]
     pub(super) fn lose_place<const DIRECTION: bool>(&mut self, cause: Loss) -> Event {
         self.stream::<DIRECTION>().enter(stage::LOST);
-        let bit = if DIRECTION == RECEIVED { 1 } else { 2 };
+        let bit = if DIRECTION == RECEIVED {
+            Lost::RECEIVING
+        } else {
+            Lost::SENDING
+        };
         if self.lost & bit != 0 {
             return Event::NONE;
         }
@@ -240,10 +289,17 @@ impl Connection {
         let skippable = stream.skippable();
         let skipped = if skippable < count { skippable } else { count };
         stream.skip(skipped);
+        let stage = stream.stage;
+        if skipped == count && stage != stage::LOST {
+            return Event::NONE;
+        }
+        if DIRECTION == RECEIVED {
+            self.lost |= Lost::REQUESTS;
+        }
         if skipped == count {
             return Event::NONE;
         }
-        let between_messages = stream.stage == stage::START;
+        let between_messages = stage == stage::START;
         if self.role == Role::UNKNOWN {
             self.seen_from_start = 0;
             self.stream::<DIRECTION>().enter(stage::LOST);

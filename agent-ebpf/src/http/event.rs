@@ -2,7 +2,7 @@
 
 use crate::abi::Loss;
 
-/// At most one request or response, and at most one loss. One word, so that it is returned in a register.
+/// At most one request or response, or both, and at most one loss. One word, so that it is returned in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Event(u32);
@@ -16,7 +16,9 @@ impl Event {
     pub(super) const MISMATCH: Self = Self(2);
     /// The empty line after a head: for the step's end, never handed out.
     pub(super) const HEAD_END: Self = Self(3);
-    const COUNTED: u32 = 0xffff;
+    /// Beside a response: the request that it answers was received where it could not be read.
+    pub const ANSWERED: Self = Self(1 << 15);
+    const COUNTED: u32 = 0x7fff;
 
     /// A status line with this code was sent, or one with a code that could not be read
     /// ([`crate::abi::CODE_UNKNOWN`]).
@@ -49,6 +51,13 @@ impl Event {
             1 => Some(crate::abi::REQUESTS),
             code => Some(code as u16),
         }
+    }
+
+    /// True if there is a request to count beside [`Self::code`]: see [`Self::ANSWERED`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        self.0 & Self::ANSWERED.0 != 0
     }
 
     /// Index of the loss, if there is one ([`crate::abi::maps::LOSSES`]).

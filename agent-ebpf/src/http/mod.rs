@@ -19,10 +19,10 @@ pub use window::{WINDOW, Window};
 use crate::abi::Loss;
 use stream::{RECEIVED, SENT, step};
 
-/// Pieces of work in one call, at most. What is left then is [`Loss::GaveUp`].
+/// Pieces of work that [`advance`] does at most: several times what a call takes that has one message.
 ///
-/// The eBPF verifier of Linux 5.10 walks through every one of them and must not pass one million instructions.
-pub const STEPS: u32 = 256;
+/// The eBPF verifier walks through every one of them and must not pass one million instructions.
+pub const STEPS: u32 = 128;
 
 /// The bytes of one socket call, in order, and where to report what was found in them.
 pub trait Source {
@@ -44,14 +44,17 @@ pub trait Source {
     fn found(&mut self, event: Event);
 }
 
-/// Takes the connection over the bytes of one call.
+/// Takes the connection over the bytes of one call, after [`Connection::begin_call`] with a window that is clear. True
+/// if that is done; if not, there was more work than one call of this function may do, and it is to be called again,
+/// or what is left to be given up with [`advance_unseen`].
 #[inline(always)]
+#[must_use]
 pub fn advance<S: Source>(
     connection: &mut Connection,
     direction: Direction,
     window: &mut Window,
     source: &mut S,
-) {
+) -> bool {
     match direction {
         Direction::Received => advance_in::<RECEIVED, S>(connection, window, source),
         Direction::Sent => advance_in::<SENT, S>(connection, window, source),
@@ -73,14 +76,12 @@ fn advance_in<const DIRECTION: bool, S: Source>(
     connection: &mut Connection,
     window: &mut Window,
     source: &mut S,
-) {
-    connection.begin_call::<DIRECTION>();
-    window.clear();
+) -> bool {
     for _ in 0..STEPS {
         if window.left() == 0 {
             let left = source.left();
             if left == 0 {
-                return;
+                return true;
             }
             let mut result = source.seek();
             if result.is_ok() {
@@ -99,7 +100,7 @@ fn advance_in<const DIRECTION: bool, S: Source>(
                 if !event.is_none() {
                     source.found(event);
                 }
-                return;
+                return true;
             }
             if window.left() == 0 {
                 continue;
@@ -110,11 +111,7 @@ fn advance_in<const DIRECTION: bool, S: Source>(
             source.found(event);
         }
     }
-    let left = source.left() + u64::from(window.left());
-    let event = connection.unseen::<DIRECTION>(left, Loss::GaveUp);
-    if !event.is_none() {
-        source.found(event);
-    }
+    window.left() == 0 && source.left() == 0
 }
 
 #[cfg(test)]

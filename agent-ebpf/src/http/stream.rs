@@ -28,6 +28,9 @@ pub(super) const SENT: bool = false;
 /// Longest method token that is taken for one. The longest registered one, `UPDATEREDIRECTREF`, has 17 bytes.
 const METHOD_MAX: u16 = 32;
 
+/// Bytes between the version in a request line and the line feed, at most: what the window's lookback has room for.
+const LINE_END_MAX: usize = 6;
+
 /// Longest request line in bytes: twice what the most generous common server takes.
 const REQUEST_LINE_MAX: u32 = 0xffff;
 
@@ -502,16 +505,21 @@ fn target(connection: &mut Connection, window: &mut Window, ended: bool) -> Even
         }
         return Event::NONE;
     }
-    let (earlier, later) = window.lookback();
+    let (mut earlier, mut later) = window.lookback();
     window.advance(1);
-    let (before, version) = if (later >> 56) as u8 == b'\r' {
-        ((earlier >> 48) as u8, (later << 8) | (earlier >> 56))
-    } else {
-        ((earlier >> 56) as u8, later)
-    };
-    let digit = (version >> 56) as u8;
+    // Behind the version a carriage return, and blanks that servers forgive; a second digit of the minor version.
+    for _ in 0..LINE_END_MAX {
+        let (last, previous) = ((later >> 56) as u8, (later >> 48) as u8);
+        let is_second_digit = last.is_ascii_digit() && previous.is_ascii_digit();
+        if !(is_second_digit || matches!(last, b'\r' | b' ')) {
+            break;
+        }
+        later = (later << 8) | (earlier >> 56);
+        earlier <<= 8;
+    }
+    let (before, digit) = ((earlier >> 56) as u8, (later >> 56) as u8);
     let flags = connection.received.flags;
-    if before == b' ' && version & (u64::MAX >> 8) == VERSION && digit.is_ascii_digit() {
+    if before == b' ' && later & (u64::MAX >> 8) == VERSION && digit.is_ascii_digit() {
         connection.received.enter(stage::LINE);
         return connection.request(flags & flag::METHOD);
     }
@@ -591,6 +599,7 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
         connection.role = Role::SERVER;
         return Event::response(code);
     }
+    let answered = connection.answered();
     let method = connection.take_method();
     connection.sent.flags = if code == 101 || (method == Method::CONNECT && code < 300) {
         flag::TUNNEL
@@ -600,7 +609,7 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
         0
     };
     connection.role = Role::SERVER;
-    Event::response(code)
+    Event::response(code).with(answered)
 }
 
 /// The empty line after a head, or after trailers: what follows? (RFC 9112 section 6.3)

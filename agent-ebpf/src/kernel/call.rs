@@ -1,10 +1,15 @@
 //! One socket call: where its bytes are, and taking the connection over them.
 
 use agent_ebpf::{
-    abi::{Loss, Setting},
-    http::{Connection, Direction, Event, Source, WINDOW, Window, advance, advance_unseen},
+    abi::{Loss, REQUESTS, Setting},
+    http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
 };
-use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::map, maps::PerCpuArray};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::bpf_probe_read_user,
+    macros::map,
+    maps::{PerCpuArray, ProgramArray},
+};
 
 use super::{
     connections::{self, Socket},
@@ -15,8 +20,8 @@ use super::{
     settings::setting,
 };
 
-/// Segments before the last one of a call that are walked over to find its first byte. `UIO_MAXIOV` is 1024; more
-/// than this few applications use.
+/// Segments before the last one of a call that one run walks over to find its first byte. Of all runs together more
+/// than `UIO_MAXIOV`, all there can be.
 const SEGMENTS_BACK: u32 = 64;
 
 /// Working memory: more than the eBPF stack holds. One per program and CPU, because on preemptible kernels one
@@ -25,13 +30,26 @@ const SEGMENTS_BACK: u32 = 64;
 struct Work {
     window: Window,
     bytes: Bytes,
+    /// The socket of a call that takes more work than one run of the program may do; 0 if there is none.
+    unfinished: u64,
 }
 
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(Program::COUNT, 0);
 
-/// Messages that one call may contain; those beyond are lost ([`Loss::GaveUp`]).
-const FOUND: usize = 32;
+/// The programs that read what went over sockets, for them to call themselves: 0 the program, 1 its stand-in. One map
+/// for each kind, because the kernel lets trampolines' programs call only programs of the same function.
+#[map]
+static TCP_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
+#[map]
+static TCP_RECEIVE: ProgramArray = ProgramArray::with_max_entries(2, 0);
+#[map]
+static UNIX_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
+#[map]
+static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Messages that one run may find: the shortest take five steps.
+const FOUND: usize = STEPS as usize / 4;
 
 /// The programs, as indices of [`WORK`].
 #[derive(Clone, Copy)]
@@ -55,6 +73,19 @@ impl Program {
     pub fn is_stand_in(self) -> bool {
         self as u32 >= Self::TcpSendAgain as u32
     }
+
+    /// Calls this program. Comes back only if that cannot be done.
+    #[inline(always)]
+    fn call(self, ctx: &impl EbpfContext) {
+        let programs = match self {
+            Self::TcpSend | Self::TcpSendAgain => &TCP_SEND,
+            Self::TcpReceive | Self::TcpReceiveAgain => &TCP_RECEIVE,
+            Self::UnixSend | Self::UnixSendAgain => &UNIX_SEND,
+            Self::UnixReceive | Self::UnixReceiveAgain => &UNIX_RECEIVE,
+        };
+        // SAFETY: the programs in the array are of this one's type.
+        let _refused = unsafe { programs.tail_call(ctx, u32::from(self.is_stand_in())) };
+    }
 }
 
 /// The bytes of a call in the calling task's memory.
@@ -66,11 +97,13 @@ struct Bytes {
     address: u64,
     /// Bytes left of the current segment.
     segment: u64,
-    /// The `struct iovec` of the next one.
+    /// The `struct iovec` of the next one; while [`Self::back`] is not 0, of one before which the call's first byte is.
     next: u64,
+    /// How many bytes before `segment` bytes into that one; 0 once the first byte is found.
+    back: u64,
     /// 1 if that is in user memory.
     next_in_user: u32,
-    /// Messages found so far. They are counted after the call has been gone through: the verifier walks through
+    /// Messages found in this run. They are counted at its end: the verifier walks through
     /// what happens to a message once for each that there may be, not once for each step.
     found: u32,
     codes: [u16; FOUND],
@@ -92,66 +125,107 @@ pub enum Data {
 /// A call has moved `transferred` bytes over `sock`.
 #[inline(always)]
 pub fn transferred(
+    ctx: &impl EbpfContext,
     program: Program,
     socket: Socket,
     direction: Direction,
     sock: u64,
     transferred: u32,
-    data: impl FnOnce() -> Data,
+    data: impl FnOnce(&Connection) -> Data,
 ) {
-    preemption::disabled(|| handle(program, socket, direction, sock, transferred, data));
+    run(ctx, program, direction, sock, |bytes| {
+        let connection = begin(program, socket, direction, sock, transferred)?;
+        let data = data(connection);
+        locate(bytes, direction, connection, data, transferred)
+    });
 }
 
+/// A call has moved `transferred` bytes over `sock`, which are where no program can read them.
 #[inline(always)]
-fn handle(
+pub fn transferred_unseen(
     program: Program,
     socket: Socket,
     direction: Direction,
     sock: u64,
     transferred: u32,
-    data: impl FnOnce() -> Data,
+    cause: Loss,
 ) {
-    let Some(connection) = connections::find(sock, socket, direction, transferred) else {
-        return;
-    };
+    if let Some(connection) = begin(program, socket, direction, sock, transferred) {
+        found(advance_unseen(
+            connection,
+            direction,
+            u64::from(transferred),
+            cause,
+        ));
+    }
+}
+
+/// The connection to take over a call's bytes, unless there is nothing to be found in them or they have been handled.
+#[inline(always)]
+fn begin(
+    program: Program,
+    socket: Socket,
+    direction: Direction,
+    sock: u64,
+    transferred: u32,
+) -> Option<&'static mut Connection> {
+    let connection = connections::find(sock, socket, direction, transferred)?;
     if connection.is_ignored(direction) {
-        return;
+        return None;
     }
     match connections::position(sock, connection, direction) {
         Some(position) => {
             // Less than the call moved: it was handled, by the program that this one stands in for.
             if connection.ahead(direction, position) < transferred {
-                return;
+                return None;
             }
             let gap = connection.move_position(direction, position, transferred);
             unseen(direction, sock, connection, gap);
         }
         None => {
-            if handled::is_handled(program) {
-                return;
+            // The others have asked.
+            if socket == Socket::Any && handled::is_handled(program) {
+                return None;
             }
         }
     }
-    take(program, direction, connection, transferred, data());
+    Some(connection)
 }
 
 /// A call on a TCP socket has moved bytes, as many as its sequence number is ahead of where it was last seen. Of these
 /// the last `transferred` are where `data` says.
 #[inline(always)]
-pub fn moved(program: Program, direction: Direction, sock: u64, transferred: u32, data: Data) -> Option<()> {
+pub fn moved(
+    ctx: &impl EbpfContext,
+    program: Program,
+    direction: Direction,
+    sock: u64,
+    transferred: u32,
+    data: Data,
+) {
+    run(ctx, program, direction, sock, |bytes| {
+        let (connection, transferred) = catch_up(direction, sock, transferred)?;
+        if transferred == 0 {
+            return None;
+        }
+        locate(bytes, direction, connection, data, transferred)
+    });
+}
+
+/// Takes a TCP connection over what no hook has seen, but for the last `transferred` bytes. Returns how many of these
+/// there are to be looked at.
+#[inline(always)]
+pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'static mut Connection, u32)> {
     let connection = connections::seen(sock)?;
     if connection.is_ignored(direction) {
         return None;
     }
     let position = connections::position(sock, connection, direction)?;
     let ahead = connection.move_position(direction, position, 0);
-    // More than went cannot have been moved: then what `data` says is of another call.
+    // More than went cannot have been moved: then what is said to be there is of another call.
     let transferred = if transferred <= ahead { transferred } else { 0 };
     unseen(direction, sock, connection, ahead.wrapping_sub(transferred));
-    if transferred > 0 {
-        take(program, direction, connection, transferred, data);
-    }
-    Some(())
+    Some((connection, transferred))
 }
 
 /// `count` bytes of a TCP stream have gone by that no hook saw, or the end of the stream, which counts as one.
@@ -168,29 +242,102 @@ fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u
     ));
 }
 
-/// Takes the connection over the bytes of a call and counts what they contain.
+/// Finds the first byte of a call.
 #[inline(always)]
-fn take(program: Program, direction: Direction, connection: &mut Connection, transferred: u32, data: Data) {
+fn locate<'a>(
+    bytes: &mut Bytes,
+    direction: Direction,
+    connection: &'a mut Connection,
+    data: Data,
+    transferred: u32,
+) -> Option<&'a mut Connection> {
+    match bytes.locate(data, u64::from(transferred)) {
+        Ok(()) => Some(connection),
+        Err(cause) => {
+            found(advance_unseen(
+                connection,
+                direction,
+                u64::from(transferred),
+                cause,
+            ));
+            None
+        }
+    }
+}
+
+/// One run of a program: begins with a call, or goes on with one that takes more work than one run may do; and if
+/// there is work left, has the kernel run the program again (`bpf_tail_call`).
+#[inline(always)]
+fn run(
+    ctx: &impl EbpfContext,
+    program: Program,
+    direction: Direction,
+    sock: u64,
+    begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
+) {
     let Some(work) = WORK.get_ptr_mut(program as u32) else {
         return;
     };
     // SAFETY: this CPU's and this program's own; see `Work`.
     let work = unsafe { &mut *work };
-    if let Err(cause) = work.bytes.locate(data, u64::from(transferred)) {
-        return found(advance_unseen(
-            connection,
-            direction,
-            u64::from(transferred),
-            cause,
-        ));
+    preemption::disabled(|| work.go_on(direction, sock, begin));
+    if work.unfinished != 0 {
+        program.call(ctx);
+        // Only reached if the kernel refuses to go on, as it does after 33 times.
+        preemption::disabled(|| work.give_up(direction));
     }
-    work.bytes.found = 0;
-    advance(connection, direction, &mut work.window, &mut work.bytes);
-    for index in 0..FOUND {
-        if index as u32 >= work.bytes.found {
-            break;
+}
+
+impl Work {
+    #[inline(always)]
+    fn go_on(
+        &mut self,
+        direction: Direction,
+        sock: u64,
+        begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
+    ) {
+        let unfinished = self.unfinished;
+        let connection = if unfinished == 0 {
+            begin(&mut self.bytes)
+        } else {
+            self.unfinished = 0;
+            connections::seen(unfinished)
+        };
+        let Some(connection) = connection else { return };
+        if unfinished == 0 {
+            connection.begin_call(direction);
+            self.window.clear();
         }
-        count(work.bytes.codes[index]);
+        self.bytes.found = 0;
+        match self.bytes.rewind() {
+            Some(true) => {}
+            Some(false) => {
+                self.unfinished = sock;
+                return;
+            }
+            None => {
+                let (count, cause) = (self.bytes.left, Loss::UnreadableMemory);
+                return found(advance_unseen(connection, direction, count, cause));
+            }
+        }
+        if !advance(connection, direction, &mut self.window, &mut self.bytes) {
+            self.unfinished = sock;
+        }
+        for index in 0..FOUND {
+            if index as u32 >= self.bytes.found {
+                break;
+            }
+            count(self.bytes.codes[index]);
+        }
+    }
+
+    #[inline(always)]
+    fn give_up(&mut self, direction: Direction) {
+        let left = self.bytes.left + u64::from(self.window.left());
+        if let Some(connection) = connections::seen(self.unfinished) {
+            found(advance_unseen(connection, direction, left, Loss::GaveUp));
+        }
+        self.unfinished = 0;
     }
 }
 
@@ -209,6 +356,7 @@ impl Bytes {
     #[inline(always)]
     fn locate(&mut self, data: Data, transferred: u64) -> Result<(), Loss> {
         self.left = transferred;
+        self.back = 0;
         match data {
             Data::Buffer(address) => {
                 self.address = address;
@@ -223,20 +371,19 @@ impl Bytes {
             }
             Data::Message(message) => {
                 let iterator = message + u64::from(setting(Setting::MsgIter));
-                self.rewind(iterator, transferred)
+                self.locate_message(iterator, transferred)
                     .unwrap_or(Err(Loss::UnreadableMemory))
             }
             Data::Unreadable(cause) => Err(cause),
         }
     }
 
-    /// Goes back from where a kernel `struct iov_iter` stands after the call to where it stood before. Its array of
-    /// segments is still there.
+    /// Notes where a kernel `struct iov_iter` stands after the call, or where its only buffer begins.
     #[inline(always)]
-    fn rewind(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
+    fn locate_message(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
         let kind = u32::from(field::<u8>(iterator, Setting::IterType)?) & setting(Setting::IterTypeMask);
-        let mut iovec: u64 = field(iterator, Setting::IterIov)?;
-        let mut offset: u64 = field(iterator, Setting::IterOffset)?;
+        let iovec: u64 = field(iterator, Setting::IterIov)?;
+        let offset: u64 = field(iterator, Setting::IterOffset)?;
         if kind == setting(Setting::IterTypeUbuf) {
             self.address = iovec.wrapping_add(offset).wrapping_sub(transferred);
             self.segment = transferred;
@@ -245,7 +392,21 @@ impl Bytes {
         if kind != setting(Setting::IterTypeIovec) {
             return Some(Err(Loss::UnreadablePages));
         }
-        let mut back = transferred;
+        self.next = iovec;
+        self.segment = offset;
+        self.back = transferred;
+        self.next_in_user = 0;
+        Some(Ok(()))
+    }
+
+    /// Goes back to the call's first byte; the array of segments is still there. True if that is found, false if there
+    /// is more way to go than in one run.
+    #[inline(always)]
+    fn rewind(&mut self) -> Option<bool> {
+        let (mut iovec, mut offset, mut back) = (self.next, self.segment, self.back);
+        if back == 0 {
+            return Some(true);
+        }
         for _ in 0..SEGMENTS_BACK {
             if offset >= back {
                 let [base, len] = kernel::<[u64; 2]>(iovec)?;
@@ -253,14 +414,15 @@ impl Bytes {
                 self.address = base.wrapping_add(offset);
                 self.segment = len.wrapping_sub(offset);
                 self.next = iovec + 16;
-                self.next_in_user = 0;
-                return Some(Ok(()));
+                self.back = 0;
+                return Some(true);
             }
             back -= offset;
             iovec -= 16;
             offset = kernel(iovec + 8)?;
         }
-        Some(Err(Loss::GaveUp))
+        (self.next, self.segment, self.back) = (iovec, offset, back);
+        Some(false)
     }
 
     #[inline(always)]
@@ -268,6 +430,17 @@ impl Bytes {
         self.address = self.address.wrapping_add(count);
         self.segment = self.segment.wrapping_sub(count);
         self.left = self.left.wrapping_sub(count);
+    }
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn push(&mut self, code: u16) {
+        let index = self.found as usize;
+        if index < FOUND {
+            self.codes[index] = code;
+            self.found += 1;
+        }
     }
 }
 
@@ -329,13 +502,10 @@ impl Source for Bytes {
     #[inline(always)]
     fn found(&mut self, event: Event) {
         if let Some(code) = event.code() {
-            let index = self.found as usize;
-            if index < FOUND {
-                self.codes[index] = code;
-                self.found += 1;
-            } else {
-                lose(Loss::GaveUp as u32);
-            }
+            self.push(code);
+        }
+        if event.is_answered() {
+            self.push(REQUESTS);
         }
         if let Some(cause) = event.loss_index() {
             lose(cause);

@@ -2,11 +2,14 @@
 
 use agent_ebpf::{
     abi::{Loss, Setting},
-    http::{Connection, Direction},
+    http::{Connection, Direction, advance_unseen},
 };
-use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, macros::map, maps::LruHashMap};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, LruHashMap},
+};
 
-use super::{memory::field, process::lose, settings::setting};
+use super::{memory::field, process::lose};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -15,13 +18,14 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
-/// Seconds after the programs were attached in which an unknown connection may be in the middle of a message.
-const LENIENCE: u64 = 10;
-
 /// Least recently used ones make room: those are idle, and an idle connection stands between two messages, where
 /// starting afresh loses nothing.
 #[map]
 static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(65536, 0);
+
+/// See [`agent_ebpf::abi::maps::FIRST_INODE`].
+#[map]
+static FIRST_INODE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// What the hook knows about the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,19 +86,25 @@ fn open(
             Direction::Received => received = received.wrapping_sub(transferred),
             Direction::Sent => sent = sent.wrapping_sub(transferred),
         }
-        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
+        // In this order: what arrives between the two makes the difference negative, not a connection look old.
         let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
+        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
         // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
-        let before = in_all.wrapping_sub(next.wrapping_sub(received));
-        let mut connection = Connection::new(identity, before <= 1);
+        let before = in_all.wrapping_sub(next.wrapping_sub(received)) as i32;
+        let from_start = before <= 1;
+        let mut connection = Connection::new(identity, from_start);
+        if !from_start && is_made_after_attaching(identity) {
+            match direction {
+                Direction::Received => lose(Loss::ConnectionEvicted as u32),
+                // The first call that a hook sees sends: what came before was received where none sees it.
+                Direction::Sent => connection.begin_unread(),
+            }
+        }
         connection.set_positions(received, sent);
         connection
     } else {
-        // There are no numbers to tell by. A socket first seen some time after the programs were attached is new, or
-        // has been idle between two messages.
-        // SAFETY: no arguments.
-        let now = unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000;
-        Connection::new(identity, now > u64::from(setting(Setting::AttachedAt)) + LENIENCE)
+        // There are no numbers to tell by.
+        Connection::new(identity, is_made_after_attaching(identity))
     };
     if CONNECTIONS.insert(&sock, &connection, 0).is_err() {
         lose(Loss::ConnectionsFull as u32);
@@ -127,6 +137,28 @@ pub fn is_shut_down(sock: u64, direction: Direction) -> bool {
     field::<u8>(sock, Setting::SockShutdown).is_some_and(|shut_down| shut_down & wanted != 0)
 }
 
+/// Forgets a TCP socket that is no more. If bytes went last that no hook saw, there is no later call to tell.
+#[inline(always)]
+pub fn close_tcp(sock: u64) {
+    // Its descriptor is gone, and with it the inode: the address has to do.
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock) {
+        // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
+        let connection = unsafe { &mut *connection };
+        if let Some(position) = position(sock, connection, Direction::Sent) {
+            let unseen = connection.move_position(Direction::Sent, position, 0);
+            // A FIN takes one.
+            if unseen > 1 {
+                let cause = Loss::UnreadablePages;
+                let event = advance_unseen(connection, Direction::Sent, u64::from(unseen), cause);
+                if let Some(cause) = event.loss_index() {
+                    lose(cause);
+                }
+            }
+        }
+        close(sock);
+    }
+}
+
 /// Forgets a socket that is no more.
 #[inline(always)]
 pub fn close(sock: u64) {
@@ -146,6 +178,15 @@ fn is_tcp(sock: u64) -> Option<bool> {
         },
         AF_UNIX if field::<u16>(sock, Setting::SockType)? == SOCK_STREAM => Some(false),
         _ => None,
+    }
+}
+
+/// True if no byte of a socket with this inode number can have gone before the programs were attached.
+#[inline(always)]
+fn is_made_after_attaching(identity: u32) -> bool {
+    match FIRST_INODE.get(0) {
+        Some(&first) if first != 0 => identity.wrapping_sub(first) < 1 << 31,
+        _ => false,
     }
 }
 

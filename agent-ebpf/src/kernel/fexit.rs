@@ -20,10 +20,11 @@ use aya_ebpf::{
 use core::arch::asm;
 
 use super::{
-    call::{Data, Program, transferred},
+    call::{Data, Program, transferred, transferred_unseen},
     connections::{self, Socket},
     handled,
     memory::field,
+    preemption,
     settings::setting,
 };
 
@@ -52,12 +53,13 @@ fn tcp_sent(program: Program, ctx: &FExitContext) {
     if result > 0 {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Tcp,
             Direction::Sent,
             ctx.arg(0),
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }
@@ -92,12 +94,13 @@ fn tcp_received(program: Program, ctx: &FExitContext) {
     if result > 0 && flags & MSG_PEEK == 0 {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Tcp,
             Direction::Received,
             ctx.arg(0),
             result as u32,
-            || received(message, flags),
+            |_| received(message, flags),
         );
     }
 }
@@ -132,24 +135,28 @@ pub fn unix_stream_sendmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_sendmsg`] and its stand-in.
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
-    handled::forget();
+    preemption::disabled(handled::begin);
     0
 }
 
 #[inline(always)]
 fn unix_sent(program: Program, ctx: &FExitContext) {
+    // Asked in every case: the answer is also a note.
+    let is_handled = handled::is_handled(program);
     let result: i32 = ctx.arg(3);
     if result > 0
+        && !is_handled
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Unix,
             Direction::Sent,
             sock,
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }
@@ -171,25 +178,28 @@ pub fn unix_stream_recvmsg_again(ctx: FExitContext) -> u32 {
 /// Before [`unix_stream_recvmsg`] and its stand-in.
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
-    handled::forget();
+    preemption::disabled(handled::begin);
     0
 }
 
 #[inline(always)]
 fn unix_received(program: Program, ctx: &FExitContext) {
+    let is_handled = handled::is_handled(program);
     let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
     if result > 0
+        && !is_handled
         && flags & MSG_PEEK == 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
         transferred(
+            ctx,
             program,
             Socket::Unix,
             Direction::Received,
             sock,
             result as u32,
-            || Data::Message(message),
+            |_| Data::Message(message),
         );
     }
 }
@@ -200,13 +210,13 @@ fn unix_received(program: Program, ctx: &FExitContext) {
 pub fn tcp_sendpage(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(5);
     if result > 0 {
-        transferred(
+        transferred_unseen(
             Program::TcpSend,
             Socket::Tcp,
             Direction::Sent,
             ctx.arg(0),
             result as u32,
-            || Data::Unreadable(Loss::UnreadablePages),
+            Loss::UnreadablePages,
         );
     }
     0
@@ -230,15 +240,18 @@ pub fn unix_stream_splice_read(ctx: FExitContext) -> u32 {
 
 #[inline(always)]
 fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
-    // These have no stand-ins, and nothing that runs when they begin.
-    handled::forget();
     let result: i32 = ctx.arg(5);
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
-        transferred(program, Socket::Unix, direction, sock, result as u32, || {
-            Data::Unreadable(Loss::UnreadablePages)
-        });
+        transferred_unseen(
+            program,
+            Socket::Unix,
+            direction,
+            sock,
+            result as u32,
+            Loss::UnreadablePages,
+        );
     }
 }
 

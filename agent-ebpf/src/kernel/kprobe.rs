@@ -18,10 +18,11 @@ use aya_ebpf::{
 use core::hint::black_box;
 
 use super::{
-    call::{Data, Program, moved, transferred},
+    call::{Data, Program, catch_up, moved, transferred, transferred_unseen},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
+    process::lose,
     settings::setting,
 };
 
@@ -35,6 +36,9 @@ struct Call {
     flags: u32,
     /// 1 if it receives.
     receives: u32,
+    /// 1 if a program is to run when it returns, and has not.
+    returns: u32,
+    reserved: u32,
     /// Bytes that the message's iterator had to go when it was last looked at.
     left: u64,
 }
@@ -44,17 +48,30 @@ struct Call {
 static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(32768, 0);
 
 #[inline(always)]
-fn note(sock: u64, message: u64, flags: u32, direction: Direction) {
+fn note(sock: u64, message: u64, flags: u32, direction: Direction, returns: bool) {
+    let thread = bpf_get_current_pid_tgid();
     let receives = u32::from(direction == Direction::Received);
     let call = Call {
         sock,
         message,
         flags,
         receives,
+        returns: u32::from(returns),
+        reserved: 0,
         left: left(message),
     };
+    if let Some(last) = CALLS.get_ptr_mut(&thread) {
+        // SAFETY: only this thread uses its entry.
+        let last = unsafe { &mut *last };
+        if last.returns == 1 {
+            // It has returned, and the kernel had no `kretprobe` left for it.
+            lose(Loss::ProgramMissed as u32);
+        }
+        *last = call;
+        return;
+    }
     // An LRU map finds room, if need be another thread's; what that loses shows as a gap in sequence numbers.
-    let _ = CALLS.insert(&bpf_get_current_pid_tgid(), &call, 0);
+    let _ = CALLS.insert(&thread, &call, 0);
 }
 
 /// Bytes that the iterator of a `struct msghdr` has to go.
@@ -66,12 +83,6 @@ fn left(message: u64) -> u64 {
     }
 }
 
-/// The call that this thread is in, copied: only this thread writes its entry.
-#[inline(always)]
-fn noted() -> Option<Call> {
-    unsafe { CALLS.get(&bpf_get_current_pid_tgid()) }.copied()
-}
-
 /// A call on a TCP socket begins. From here on the sequence numbers are watched, also on a connection not seen before.
 #[inline(always)]
 fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) -> Option<()> {
@@ -80,19 +91,9 @@ fn begin_tcp(sock: Option<u64>, message: u64, flags: u32, direction: Direction) 
     if connection.is_ignored(direction) {
         return None;
     }
-    let program = match direction {
-        Direction::Received => Program::TcpReceive,
-        Direction::Sent => Program::TcpSend,
-    };
     // What went unseen until now must not be taken for this call's.
-    note(sock, message, flags, direction);
-    moved(
-        program,
-        direction,
-        sock,
-        0,
-        Data::Unreadable(Loss::UnreadablePages),
-    )
+    note(sock, message, flags, direction, false);
+    catch_up(direction, sock, 0).map(drop)
 }
 
 /// See [`super::fexit::tcp_sendmsg`].
@@ -167,17 +168,13 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
         message if RECEIVES => received(message, call.flags),
         message => Data::Message(message),
     };
-    if RECEIVES {
-        moved(
-            Program::TcpReceive,
-            Direction::Received,
-            call.sock,
-            transferred,
-            data,
-        )
+    let (program, direction) = if RECEIVES {
+        (Program::TcpReceive, Direction::Received)
     } else {
-        moved(Program::TcpSend, Direction::Sent, call.sock, transferred, data)
-    }
+        (Program::TcpSend, Direction::Sent)
+    };
+    moved(ctx, program, direction, call.sock, transferred, data);
+    Some(())
 }
 
 /// See [`super::fexit::unix_stream_sendmsg`]. It waits only where the receiver is slow.
@@ -238,34 +235,44 @@ pub fn unix_stream_sendpage_entry(ctx: ProbeContext) -> u32 {
 /// See [`unix_stream_sendpage_entry`].
 #[kretprobe(function = "unix_stream_sendpage")]
 pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
-    end_unix(Program::UnixSend, Direction::Sent, &ctx);
+    if let Some((sock, transferred, _)) = ended(&ctx) {
+        transferred_unseen(
+            Program::UnixSend,
+            Socket::Unix,
+            Direction::Sent,
+            sock,
+            transferred,
+            Loss::UnreadablePages,
+        );
+    }
     0
 }
 
 #[inline(always)]
 fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<()> {
-    note(sock?, message, 0, direction);
+    note(sock?, message, 0, direction, true);
     Some(())
 }
 
 #[inline(always)]
-fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) -> Option<()> {
-    let call = noted()?;
-    let result: i32 = ctx.ret();
-    if result > 0 && call.sock != 0 {
-        transferred(
-            program,
-            Socket::Unix,
-            direction,
-            call.sock,
-            result as u32,
-            || match call.message {
-                0 => Data::Unreadable(Loss::UnreadablePages),
-                message => Data::Message(message),
-            },
-        );
+fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
+    if let Some((sock, count, message)) = ended(ctx) {
+        transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
+            Data::Message(message)
+        });
     }
-    Some(())
+}
+
+/// The socket, the count of bytes and the `struct msghdr` of a call that ends and has moved something.
+#[inline(always)]
+fn ended(ctx: &RetProbeContext) -> Option<(u64, u32, u64)> {
+    // SAFETY: only this thread uses its entry.
+    let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
+    if core::mem::take(&mut call.returns) == 0 {
+        return None;
+    }
+    let result: i32 = ctx.ret();
+    (result > 0 && call.sock != 0).then_some((call.sock, result as u32, call.message))
 }
 
 /// See [`super::fexit::unix_release`].

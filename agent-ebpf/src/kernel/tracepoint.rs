@@ -7,7 +7,7 @@
 
 use agent_ebpf::{
     abi::{Loss, Setting, syscall},
-    http::Direction,
+    http::{Connection, Direction},
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
@@ -31,7 +31,7 @@ const S_IFSOCK: u16 = 0o140_000;
 /// `tcp_destroy_sock(struct sock *sk)`: the last look at a TCP socket, whatever the hook.
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
-    connections::close(ctx.arg(0));
+    connections::close_tcp(ctx.arg(0));
     0
 }
 
@@ -54,12 +54,13 @@ fn sent(program: Program, ctx: &RawTracePointContext) {
     let result: i32 = ctx.arg(1);
     if result > 0 {
         transferred(
+            ctx,
             program,
             Socket::Any,
             Direction::Sent,
             ctx.arg(0),
             result as u32,
-            || current_call_data(syscall::SENT),
+            |connection| current_call_data(syscall::SENT, ctx.arg(0), connection),
         );
     }
 }
@@ -84,16 +85,17 @@ fn was_received(program: Program, ctx: &RawTracePointContext) {
     let flags: u32 = ctx.arg(2);
     if result > 0 && flags & MSG_PEEK == 0 {
         transferred(
+            ctx,
             program,
             Socket::Any,
             Direction::Received,
             ctx.arg(0),
             result as u32,
-            || {
+            |connection| {
                 if flags & MSG_TRUNC != 0 {
                     Data::Unreadable(Loss::UnreadablePages)
                 } else {
-                    current_call_data(0)
+                    current_call_data(0, ctx.arg(0), connection)
                 }
             },
         );
@@ -113,7 +115,12 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     {
         let description = settings::syscall(call.number);
         if description != 0 {
-            let direction = u32::from(description & syscall::SENT != 0);
+            let sent = if description & syscall::KIND == syscall::SPLICE {
+                descriptor_sock(call.arguments[2] as u32).is_some()
+            } else {
+                description & syscall::SENT != 0
+            };
+            let direction = u32::from(sent);
             // SAFETY: the programs in the array are of this one's type.
             let _ = unsafe { SYS_EXIT.tail_call(&ctx, direction) };
         }
@@ -124,37 +131,43 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 /// [`sys_exit`] of a call that sent.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_send(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Sent, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    exited(Direction::Sent, &ctx);
     0
 }
 
 /// [`sys_exit`] of a call that received.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Received, ctx.arg(0), ctx.arg::<i64>(1) as u32);
+    exited(Direction::Received, &ctx);
     0
 }
 
 #[inline(always)]
-fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
-    let call = system_call(registers)?;
+fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
+    let call = system_call(ctx.arg(0))?;
+    let result = ctx.arg::<i64>(1) as u32;
     let description = settings::syscall(call.number);
     let flags = if description & syscall::FLAGS_THIRD != 0 {
         call.arguments[2] as u32
     } else if description & syscall::FLAGS_FOURTH != 0 {
-        call.arguments[3] as u32
+        call.fourth() as u32
     } else {
         0
     };
     if flags & MSG_PEEK != 0 {
         return None;
     }
-    let sock = descriptor_sock(call.arguments[0] as u32)?;
+    let descriptor = if description & syscall::KIND == syscall::SPLICE && direction == Direction::Sent {
+        call.arguments[2]
+    } else {
+        call.arguments[0]
+    };
+    let sock = descriptor_sock(descriptor as u32)?;
     let program = match direction {
         Direction::Sent => Program::TcpSend,
         Direction::Received => Program::TcpReceive,
     };
-    transferred(program, Socket::Any, direction, sock, result, || {
+    transferred(ctx, program, Socket::Any, direction, sock, result, |_| {
         if flags & MSG_TRUNC != 0 {
             Data::Unreadable(Loss::UnreadablePages)
         } else {
@@ -165,14 +178,22 @@ fn exited(direction: Direction, registers: u64, result: u32) -> Option<()> {
 }
 
 /// The bytes of the system call that the current task is in, if it goes in the direction of `direction`, which is
-/// [`syscall::SENT`] or 0.
+/// [`syscall::SENT`] or 0, and over this socket.
 #[inline(always)]
-fn current_call_data(direction: u8) -> Data {
+fn current_call_data(direction: u8, sock: u64, connection: &Connection) -> Data {
     // SAFETY: no arguments; the task is the current one.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
     match system_call(registers) {
         Some(call) => match settings::syscall(call.number) {
-            description if description & syscall::SENT == direction => data(&call, description),
+            // A file on a network file system, say, is written by way of a socket that is the kernel's own. That of a
+            // connection known to be HTTP is not.
+            description
+                if description & syscall::SENT == direction
+                    && (connection.is_server()
+                        || descriptor_sock(call.arguments[0] as u32) == Some(sock)) =>
+            {
+                data(&call, description)
+            }
             // In-kernel work on behalf of another call, such as io_uring_enter.
             _ => Data::Unreadable(Loss::UnreadablePages),
         },

@@ -8,6 +8,8 @@ use thiserror::Error;
 
 mod btf;
 mod counters;
+mod inodes;
+mod misses;
 mod object;
 mod preflight;
 mod priority;

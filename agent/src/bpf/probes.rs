@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses,
     btf::{Btf, BtfError},
-    counters,
+    counters, inodes, misses,
     object::{self, OBJECT, PreemptionCalls},
     preflight,
     priority::RealTime,
@@ -117,6 +117,8 @@ pub struct Probes {
     hook: Hook,
     rejected: Vec<(Hook, String)>,
     ebpf: Ebpf,
+    /// The programs whose being left out loses calls.
+    watched: Vec<&'static str>,
 }
 
 impl Probes {
@@ -135,12 +137,14 @@ impl Probes {
         for hook in hooks {
             match kernel.attach(*hook) {
                 Ok(ebpf) => {
+                    let watched = kernel.watched(*hook);
                     drop(kernel);
                     release_memory();
                     return Ok(Self {
                         hook: *hook,
                         rejected,
                         ebpf,
+                        watched,
                     });
                 }
                 Err(error) => rejected.push((*hook, reason(*hook, &error))),
@@ -222,7 +226,18 @@ impl Probes {
                 .map_err(|error| unreadable(maps::LOSSES, &error))?;
             losses.0[cause as usize] = value;
         }
+        losses.0[Loss::ProgramMissed as usize] += self.missed();
         Ok(losses)
+    }
+
+    /// Calls that no program saw, at most. What the programs themselves notice is in the map.
+    fn missed(&self) -> u64 {
+        self.watched
+            .iter()
+            .filter_map(|name| self.ebpf.program(name)?.fd().ok())
+            // A kernel that does not tell does not count either.
+            .filter_map(|program| misses::of_program(program.as_fd()).ok())
+            .sum()
     }
 
     fn uninterrupted(&self) -> RealTime {
@@ -319,8 +334,8 @@ impl Kernel {
         let btf = kernel_btf(hook)?;
         for Attachment { program, to } in self.attachments(hook) {
             load_program(&mut ebpf, btf.as_ref(), program, to)?;
+            make_callable(&mut ebpf, program)?;
             let Some(to) = to else { continue };
-            connect_sys_exit(&mut ebpf)?;
             let attached = match program_mut(&mut ebpf, program)? {
                 Program::FExit(program) => program.attach().map(drop),
                 Program::FEntry(program) => program.attach().map(drop),
@@ -330,7 +345,31 @@ impl Kernel {
             };
             attached.map_err(|error| AttachError::Program { program, error })?;
         }
+        // Only now: a socket made before may have moved bytes that no program saw.
+        if let Some(first) = inodes::first_new() {
+            let map = ebpf
+                .map_mut(maps::FIRST_INODE)
+                .ok_or(AttachError::NoMap(maps::FIRST_INODE))?;
+            Array::try_from(map)?.set(0, first, 0)?;
+        }
         Ok(ebpf)
+    }
+
+    /// The programs of a hook whose being left out loses calls for good: not those with stand-ins, and not those for TCP
+    /// alone, where the next call shows the gap.
+    fn watched(&self, hook: Hook) -> Vec<&'static str> {
+        if self.stand_ins(hook) != stand_ins::NONE {
+            return Vec::new();
+        }
+        self.attachments(hook)
+            .into_iter()
+            .filter(|Attachment { to, .. }| {
+                to.is_some_and(|to| !to.starts_with("tcp_") && !matches!(to, "release_sock" | "unix_release"))
+            })
+            .map(|attachment| attachment.program)
+            // What runs at a call's beginning notices that what should at its end was left out.
+            .filter(|program| !program.ends_with("_return"))
+            .collect()
     }
 
     /// Loads the object: creates the maps and tells the programs about this kernel.
@@ -488,22 +527,32 @@ fn load_program(
     loaded.map_err(|error| AttachError::Program { program, error })
 }
 
-/// Tells `sys_exit` where its second halves are, if they are loaded.
-fn connect_sys_exit(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for (index, program) in (0..).zip(["sys_exit_receive", "sys_exit_send"]) {
-        let half = match program_mut(ebpf, program)?.fd() {
-            Ok(half) => half.try_clone(),
-            Err(ProgramError::NotLoaded) => continue,
-            Err(error) => return Err(AttachError::Program { program, error }),
-        };
-        let half = half.map_err(|error| AttachError::Program {
-            program,
-            error: error.into(),
-        })?;
-        let map = ebpf
-            .map_mut(maps::SYS_EXIT)
-            .ok_or(AttachError::NoMap(maps::SYS_EXIT))?;
-        ProgramArray::try_from(map)?.set(index, &half, 0)?;
+/// Program arrays and indices in which programs are looked for by those that call them (`bpf_tail_call`): mostly
+/// themselves, to go on.
+fn callable_at(program: &str) -> &'static [(&'static str, u32)] {
+    match program {
+        "tcp_sendmsg" | "release_sock_send" | "sock_send_length" => &[(maps::TCP_SEND, 0)],
+        "tcp_sendmsg_again" | "sock_send_length_again" => &[(maps::TCP_SEND, 1)],
+        "tcp_recvmsg" | "release_sock_receive" | "sock_recv_length" => &[(maps::TCP_RECEIVE, 0)],
+        "tcp_recvmsg_again" | "sock_recv_length_again" => &[(maps::TCP_RECEIVE, 1)],
+        "unix_stream_sendmsg" | "unix_stream_sendmsg_return" => &[(maps::UNIX_SEND, 0)],
+        "unix_stream_sendmsg_again" => &[(maps::UNIX_SEND, 1)],
+        "unix_stream_recvmsg" | "unix_stream_read_actor_return" => &[(maps::UNIX_RECEIVE, 0)],
+        "unix_stream_recvmsg_again" => &[(maps::UNIX_RECEIVE, 1)],
+        "sys_exit_receive" => &[(maps::SYS_EXIT, 0), (maps::TCP_RECEIVE, 0)],
+        "sys_exit_send" => &[(maps::SYS_EXIT, 1), (maps::TCP_SEND, 0)],
+        _ => &[],
+    }
+}
+
+fn make_callable(ebpf: &mut Ebpf, program: &'static str) -> Result<(), AttachError> {
+    for (map, index) in callable_at(program) {
+        let descriptor = program_mut(ebpf, program)?
+            .fd()
+            .and_then(|descriptor| Ok(descriptor.try_clone()?))
+            .map_err(|error| AttachError::Program { program, error })?;
+        let map = ebpf.map_mut(map).ok_or(AttachError::NoMap(map))?;
+        ProgramArray::try_from(map)?.set(*index, &descriptor, 0)?;
     }
     Ok(())
 }

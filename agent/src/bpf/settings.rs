@@ -137,23 +137,11 @@ pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
             });
         }
     }
-    set(Setting::AttachedAt, seconds_since_boot());
     set(
         Setting::PidNamespace,
         pid_namespace().map_err(SettingsError::PidNamespace)?,
     );
     Ok(settings)
-}
-
-/// The time that `bpf_ktime_get_boot_ns` tells, in seconds.
-fn seconds_since_boot() -> u32 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a live `timespec`.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-    u32::try_from(time.tv_sec).unwrap_or(u32::MAX)
 }
 
 /// True if the kernel may take the CPU from a task inside the kernel, as far as it tells: `PREEMPT` in its version,
@@ -176,7 +164,7 @@ fn pid_namespace() -> io::Result<u32> {
 
 /// Describes the system calls that move bytes over sockets, by their number on this architecture.
 pub(super) fn syscalls() -> [u8; SYSCALLS_LEN] {
-    use syscall::{BUFFER, FLAGS_FOURTH, FLAGS_THIRD, MESSAGE, PAGES, SENT, VECTOR};
+    use syscall::{BUFFER, FLAGS_FOURTH, FLAGS_THIRD, MESSAGE, PAGES, SENT, SPLICE, VECTOR};
     let calls = [
         (libc::SYS_read, BUFFER),
         (libc::SYS_recvfrom, BUFFER | FLAGS_FOURTH),
@@ -191,6 +179,7 @@ pub(super) fn syscalls() -> [u8; SYSCALLS_LEN] {
         (libc::SYS_sendmsg, MESSAGE | SENT),
         (libc::SYS_sendmmsg, PAGES | SENT),
         (libc::SYS_sendfile, PAGES | SENT),
+        (libc::SYS_splice, SPLICE),
     ];
     let mut table = [0; SYSCALLS_LEN];
     for (number, description) in calls {

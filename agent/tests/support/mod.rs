@@ -153,10 +153,26 @@ impl Totals {
         sum(self.entries("exited"))
     }
 
-    /// Losses that are not zero.
-    pub(crate) fn losses(&self) -> Vec<String> {
+    /// Requests and responses of the processes of this cgroup together, those that are gone among them.
+    pub(crate) fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
+        sum(["processes", "exited"]
+            .into_iter()
+            .flat_map(|list| self.entries(list))
+            .filter(|entry| entry["cgroup"] == cgroup))
+    }
+
+    /// Losses by cause.
+    pub(crate) fn loss_counts(&self) -> BTreeMap<String, u64> {
         let losses = self.0["losses"].as_object().expect("`losses` is an object");
         losses
+            .iter()
+            .map(|(name, count)| (name.clone(), count.as_u64().expect("a count")))
+            .collect()
+    }
+
+    /// Losses that are not zero.
+    pub(crate) fn losses(&self) -> Vec<String> {
+        self.loss_counts()
             .iter()
             .filter(|(_, count)| **count != 0)
             .map(|(name, count)| format!("{name}: {count}"))

@@ -2,9 +2,8 @@
 
 use super::conversation::{
     Call::{Receives, Sends},
-    assert_counted, assert_counted_however_cut, counted,
+    WORK, assert_counted, assert_counted_however_cut, counted,
 };
-use crate::http::STEPS;
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
@@ -241,7 +240,7 @@ fn a_large_body_costs_nothing() {
 
 #[test]
 fn many_small_chunks_in_one_call_are_followed() {
-    let chunks = b"5\r\nHTTP/\r\n".repeat(STEPS as usize / 12);
+    let chunks = b"5\r\nHTTP/\r\n".repeat(WORK / 12);
     let response = [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         &chunks[..],

@@ -19,7 +19,10 @@ fn a_request_that_is_none_is_not_counted_but_its_answer_is() {
         "GET / HTTP/1.",
         "GET / http/1.1",
         "GET / HTTP/1.x",
-        "GET / HTTP/1.10",
+        "GET / HTTP/1.1x",
+        "GET / HTTP/11.1",
+        "GET / HTTP/.11",
+        "GET / HTTP/1.1        ",
         "GET / HTTPS/1.1",
         "GET /HTTP/1.1",
         "GET\t/ HTTP/1.1",
@@ -43,6 +46,22 @@ fn a_request_that_is_none_is_not_counted_but_its_answer_is() {
             Sends(OK),
         ];
         assert_counted(line, &calls, &counted(1, &[400, 200]));
+    }
+}
+
+#[test]
+fn what_servers_forgive_is_forgiven() {
+    for line in [
+        "GET / HTTP/1.1 ",
+        "GET / HTTP/1.1   ",
+        "GET / HTTP/1.10",
+        "GET / HTTP/1.1\r",
+        "GET  /  HTTP/1.1",
+        "GET / a b HTTP/1.1",
+    ] {
+        let request = format!("{line}\r\nHost: a\r\n\r\n");
+        let calls = [Receives(request.as_bytes()), Sends(OK), Receives(GET), Sends(OK)];
+        assert_counted_however_cut(line, &calls, &counted(2, &[200, 200]));
     }
 }
 

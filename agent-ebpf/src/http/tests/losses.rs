@@ -4,12 +4,9 @@ use super::conversation::{
     Call::{self, Receives, ReceivesPages, ReceivesPieces, Sends, SendsPages, SendsPieces},
     Conversation, Counted,
     Piece::{self, Bytes, Unreachable, Unreadable},
-    assert_counted, counted,
+    WORK, assert_counted, counted,
 };
-use crate::{
-    abi::{CODE_UNKNOWN, Loss},
-    http::STEPS,
-};
+use crate::abi::{CODE_UNKNOWN, Loss};
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
 const HEAD: &[u8] = b"HEAD /a HTTP/1.1\r\n\r\n";
@@ -179,7 +176,7 @@ fn a_head_that_cannot_be_read_to_its_end_loses_the_place_once() {
 }
 
 #[test]
-fn a_request_that_cannot_be_read_is_lost_and_the_next_one_is_not() {
+fn a_request_that_cannot_be_read_is_known_by_its_answer_and_its_loss_is_counted() {
     for (name, request, cause) in [
         ("pages", ReceivesPages(100), Loss::UnreadablePages),
         (
@@ -203,7 +200,7 @@ fn a_request_that_cannot_be_read_is_lost_and_the_next_one_is_not() {
             Receives(GET),
             Sends(NOT_FOUND),
         ];
-        assert_counted(name, &calls, &counted(3, &[200, 200, 200, 404]).lost(&[cause]));
+        assert_counted(name, &calls, &counted(4, &[200, 200, 200, 404]).lost(&[cause]));
     }
     let half = ReceivesPieces(&[Bytes(b"GET / HTTP/1.1\r\nHost:"), Unreadable(100)]);
     let calls = [half, Sends(OK), Receives(GET), Sends(NOT_FOUND)];
@@ -215,10 +212,14 @@ fn a_request_that_cannot_be_read_is_lost_and_the_next_one_is_not() {
 }
 
 #[test]
-fn a_connection_whose_first_bytes_cannot_be_read_is_like_one_that_was_open_before() {
+fn a_connection_whose_first_bytes_cannot_be_read_is_a_servers_if_it_answers() {
     for first in [ReceivesPages(100), ReceivesPieces(&[Unreadable(100)])] {
         let calls = [first, Sends(OK), Receives(GET), Sends(NOT_FOUND)];
-        assert_counted("answered", &calls, &counted(1, &[200, 404]));
+        assert_counted(
+            "answered",
+            &calls,
+            &counted(2, &[200, 404]).lost(&[Loss::UnreadablePages]),
+        );
     }
     for first in [SendsPages(100), SendsPieces(&[Unreadable(100)])] {
         let calls = [first, Receives(OK), Sends(GET), Receives(OK)];
@@ -258,15 +259,37 @@ fn the_deepest_pipeline_is_followed() {
 }
 
 #[test]
-fn a_deeper_pipeline_is_counted_and_the_loss_is_too() {
+fn a_deeper_pipeline_of_ordinary_requests_is_followed() {
+    let mut conversation = Conversation::opened();
+    conversation.calls(&[Receives(HEAD), Sends(OK_1000)]);
+    for _ in 0..10 * PIPELINE {
+        conversation.call(Receives(GET));
+    }
+    for _ in 0..10 * PIPELINE {
+        conversation.call(Sends(OK));
+    }
+    let all = 10 * PIPELINE + 1;
+    assert_eq!(conversation.counted, counted(all, &vec![200; all]));
+}
+
+#[test]
+fn a_deeper_pipeline_with_another_method_in_it_is_counted_and_the_loss_is_too() {
     let mut conversation = Conversation::opened();
     for _ in 0..PIPELINE + 8 {
         conversation.call(Receives(GET));
     }
-    for _ in 0..PIPELINE + 8 {
+    conversation.call(Receives(HEAD));
+    conversation.call(Receives(GET));
+    for _ in 0..PIPELINE + 10 {
         conversation.call(Sends(OK));
     }
-    let expected = counted(PIPELINE + 8, &[200; PIPELINE + 8]).lost(&[Loss::PipelineTooDeep; 8]);
+    let all = PIPELINE + 10;
+    let expected = counted(all, &vec![200; all]).lost(&[
+        Loss::PipelineTooDeep,
+        Loss::PipelineTooDeep,
+        Loss::OutOfSync,
+        Loss::OutOfSync,
+    ]);
     assert_eq!(conversation.counted, expected);
 }
 
@@ -291,7 +314,7 @@ fn the_count_of_requests_may_wrap() {
 
 /// More pieces of work than are done for one call.
 fn too_much(message: &[u8]) -> Vec<u8> {
-    message.repeat(1000)
+    message.repeat(2000)
 }
 
 #[test]
@@ -300,10 +323,8 @@ fn counting_goes_on_after_a_call_that_was_too_much() {
     let mut conversation = Conversation::opened();
     conversation.call(Receives(&requests));
     let found = conversation.counted.requests;
-    assert!(found >= STEPS as usize / 12, "{found}");
-    let deep = found - PIPELINE.min(found);
-    let mut losses = vec![Loss::PipelineTooDeep; deep];
-    losses.push(Loss::GaveUp);
+    assert!(found >= WORK / 12, "{found}");
+    let losses = vec![Loss::GaveUp];
     assert_eq!(conversation.counted, counted(found, &[]).lost(&losses));
     for _ in 0..found {
         conversation.call(Sends(OK));
@@ -342,7 +363,7 @@ fn responses_of_a_call_that_was_too_much_are_counted_or_lost() {
 
 #[test]
 fn a_head_that_is_too_much_for_one_call_still_counts() {
-    let header = format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "x".repeat(60_000));
+    let header = format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "x".repeat(600_000));
     let calls = [
         Receives(header.as_bytes()),
         Sends(OK),
@@ -350,10 +371,22 @@ fn a_head_that_is_too_much_for_one_call_still_counts() {
         Sends(NOT_FOUND),
     ];
     assert_counted(
-        "60 kB of cookie",
+        "600 kB of cookie",
         &calls,
         &counted(2, &[200, 404]).lost(&[Loss::GaveUp]),
     );
+}
+
+#[test]
+fn a_long_head_is_not_too_much() {
+    let header = format!("GET / HTTP/1.1\r\nCookie: {}\r\n\r\n", "x".repeat(60_000));
+    let calls = [
+        Receives(header.as_bytes()),
+        Sends(OK),
+        Receives(GET),
+        Sends(NOT_FOUND),
+    ];
+    assert_counted("60 kB of cookie", &calls, &counted(2, &[200, 404]));
 }
 
 #[test]
@@ -380,4 +413,37 @@ fn a_head_in_segments_of_one_byte_counts() {
         SendsPieces(&answer),
     ];
     assert_counted("with empty ones between", &calls, &counted(2, &[200, 200]));
+}
+
+#[test]
+fn requests_that_cannot_be_read_are_known_by_their_answers() {
+    let mut conversation = Conversation::opened();
+    for _ in 0..3 {
+        conversation.calls(&[ReceivesPages(40), Sends(OK)]);
+    }
+    conversation.calls(&[Receives(GET), Sends(OK)]);
+    // Nothing was received: an answer to nobody, such as 408.
+    conversation.call(Sends(NOT_FOUND));
+    let expected = counted(4, &[200, 200, 200, 200, 404]).lost(&[Loss::UnreadablePages]);
+    assert_eq!(conversation.counted, expected);
+
+    let mut conversation = Conversation::opened();
+    conversation.calls(&[
+        Receives(GET),
+        Sends(OK),
+        ReceivesPages(40),
+        ReceivesPages(40),
+        Sends(OK),
+    ]);
+    let expected = counted(2, &[200, 200]).lost(&[Loss::UnreadablePages]);
+    assert_eq!(conversation.counted, expected);
+}
+
+#[test]
+fn a_connection_that_is_never_read_and_is_no_http_loses_nothing() {
+    let mut conversation = Conversation::opened();
+    for _ in 0..3 {
+        conversation.calls(&[ReceivesPages(40), Sends(b"+OK\r\n"), SendsPages(100)]);
+    }
+    assert_eq!(conversation.counted, counted(0, &[]));
 }

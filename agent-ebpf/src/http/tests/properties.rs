@@ -7,11 +7,11 @@ use super::conversation::{
     Call::{self, Receives, ReceivesPages, Sends, SendsPages},
     Conversation, Counted,
     Piece::{self, Bytes, Unreachable, Unreadable},
-    counted,
+    WORK, counted,
 };
 use crate::{
     abi::{CODE_MAX, CODE_MIN, CODE_UNKNOWN, Loss},
-    http::{Direction, STEPS},
+    http::Direction,
 };
 
 // What takes place.
@@ -274,7 +274,7 @@ struct Flow {
 }
 
 /// So many bytes of heads are never too much for one call.
-const MAX_SCANNED: usize = STEPS as usize / 3;
+const MAX_SCANNED: usize = WORK / 3;
 
 impl Flow {
     fn new(script: &Script, direction: Direction) -> Self {
@@ -327,7 +327,7 @@ impl Dice {
     fn segments<'a>(&mut self, mut bytes: &'a [u8]) -> Vec<Piece<'a>> {
         let size = [2, 10, 600, usize::MAX / 2][self.below(4)];
         let mut pieces = Vec::new();
-        while !bytes.is_empty() && pieces.len() < STEPS as usize / 6 {
+        while !bytes.is_empty() && pieces.len() < WORK / 6 {
             let (piece, rest) = bytes.split_at(self.below(size).min(bytes.len()));
             pieces.push(Bytes(piece));
             bytes = rest;

@@ -1,0 +1,455 @@
+//! Every row of docs/accuracy.md, byte for byte: servers that make exactly the socket calls a case asks for, and say
+//! what they have received and sent. That is the truth the agent's totals are compared with, per process, and its
+//! losses with those that the case documents.
+//!
+//! On the host with the hook `tracepoint`; with `VM_KERNELS` set, in virtual machines with all hooks (.ci/vm-runner).
+//! `TEST_HOOKS` names others. Arguments are parts of names, of which one must be in a case's name, or rows ("row 4").
+//!
+//! Not a libtest harness: the servers are forked from this binary without its threads.
+
+mod bodies;
+mod calls;
+mod case;
+mod client;
+mod foreign;
+mod framing;
+mod processes;
+mod server;
+mod shapes;
+#[allow(dead_code, reason = "some of it is for the other tests")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::{self, Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use case::{Case, Counts, Mode, Play, Transport, Truth, Turn};
+use client::Client;
+use support::Agent;
+
+/// Until then the agent takes unknown unix sockets for ones that were open before it, and is lenient with them
+/// (docs/limitations.md): ten seconds, which it counts in whole ones.
+const SETTLED: Duration = Duration::from_millis(11_500);
+
+/// Set for the process that the servers are forked from.
+const SERVERS: &str = "ACCURACY_TABLE_SERVERS";
+
+fn cases() -> Vec<Case> {
+    // Those that begin before the agent come first: how much later they go on may matter.
+    let mut cases = framing::opened_before();
+    cases.extend(framing::cases());
+    cases.extend(shapes::cases());
+    cases.extend(bodies::cases());
+    cases.extend(processes::cases());
+    cases.extend(foreign::cases());
+    cases.sort_by_key(|case| case.is_late);
+    cases
+}
+
+fn main() -> ExitCode {
+    let cases = cases();
+    if env::var_os(SERVERS).is_some() {
+        server::fork_servers(&cases);
+        return ExitCode::SUCCESS;
+    }
+    let start = Instant::now();
+    let wanted: Vec<String> = env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let wants = |case: &Case| {
+        let row = format!("row {}", case.row);
+        wanted.is_empty()
+            || wanted
+                .iter()
+                .any(|it| *it == row || case.name.contains(it.as_str()))
+    };
+    let wanted: Vec<&Case> = cases.iter().filter(|case| wants(case)).collect();
+    // Set by .ci/vm-runner: there all hooks must attach.
+    let default = if env::var_os("TEST_KERNEL").is_some() {
+        "fentry kprobe tracepoint"
+    } else {
+        "tracepoint"
+    };
+    let hooks = env::var("TEST_HOOKS").unwrap_or_else(|_| default.to_owned());
+    let (mut passed, mut failures) = (0, Vec::new());
+    for hook in hooks.split_whitespace() {
+        let mut table = Table::start(hook, &cases, &wanted);
+        for case in &wanted {
+            if table.run(case) {
+                passed += 1;
+            }
+        }
+        failures.extend(table.end());
+    }
+    for failure in &failures {
+        say(failure);
+    }
+    let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
+    say(&format!(
+        "\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
+        failures.len(),
+        cases.len() - wanted.len(),
+        start.elapsed().as_secs_f32(),
+    ));
+    if failures.is_empty() && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The process that servers are forked from.
+struct Servers {
+    process: Child,
+    orders: OwnedFd,
+}
+
+impl Servers {
+    fn start() -> Self {
+        let (ours, theirs) = calls::socketpair(libc::SOCK_SEQPACKET);
+        let process = Command::new(env::current_exe().expect("this binary"))
+            .env(SERVERS, "1")
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .expect("this binary runs");
+        Self {
+            process,
+            orders: ours,
+        }
+    }
+
+    /// A server of the case, as the client sees it.
+    fn fork(&self, index: usize, transport: Transport, cgroup: Option<&Cgroup>) -> Client {
+        let (ours, theirs) = calls::socketpair(libc::SOCK_SEQPACKET);
+        let cgroup = cgroup.map_or(String::new(), |it| it.directory.display().to_string());
+        let order = format!("{index} {transport:?} {cgroup}");
+        calls::pass(self.orders.as_raw_fd(), order.as_bytes(), theirs.as_raw_fd());
+        drop(theirs);
+        Client::new(ours)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A cgroup of a case's own, by which its processes are known when they are gone.
+struct Cgroup {
+    directory: PathBuf,
+    /// As the agent names it.
+    path: String,
+}
+
+impl Cgroup {
+    fn new(number: usize) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mount = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|words| words[2] == "cgroup2")
+            .expect("cgroup v2 is mounted")[1]
+            .to_owned();
+        let path = format!("/accuracy-{}-{number}", process::id());
+        let directory = PathBuf::from(mount + &path);
+        fs::create_dir(&directory).expect("a new cgroup");
+        Self { directory, path }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its last process may not be gone quite yet.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What must still be so at the end.
+struct Seen {
+    name: String,
+    pids: BTreeSet<u32>,
+    cgroup: Option<Cgroup>,
+    counted: Counts,
+    /// Keeps the server alive.
+    _control: OwnedFd,
+}
+
+/// One agent, and all cases.
+struct Table<'a> {
+    hook: String,
+    kernel: (u32, u32),
+    cases: &'a [Case],
+    servers: Servers,
+    agent: Agent,
+    started: Instant,
+    /// Those that began before the agent, by case and transport, and how many turns they have done.
+    begun: BTreeMap<(usize, usize), (Client, usize)>,
+    seen: Vec<Seen>,
+    failures: Vec<String>,
+}
+
+impl<'a> Table<'a> {
+    fn start(hook: &str, cases: &'a [Case], wanted: &[&Case]) -> Self {
+        let servers = Servers::start();
+        let mut begun = BTreeMap::new();
+        for (index, case) in cases.iter().enumerate() {
+            let Play::Dialogue { turns, .. } = &case.play else {
+                continue;
+            };
+            let Some(at) = turns.iter().position(|it| matches!(it, Turn::AgentStarts)) else {
+                continue;
+            };
+            if !wanted.iter().any(|it| std::ptr::eq(*it, case)) {
+                continue;
+            }
+            for (number, transport) in case.over.iter().enumerate() {
+                let mut client = servers.fork(index, *transport, None);
+                client.socket();
+                client.play(&turns[..at]);
+                begun.insert((index, number), (client, at));
+            }
+        }
+        Self {
+            hook: hook.to_owned(),
+            kernel: kernel(),
+            cases,
+            agent: Agent::start(hook),
+            started: Instant::now(),
+            servers,
+            begun,
+            seen: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// One case over all its transports; true if all went as documented.
+    fn run(&mut self, case: &Case) -> bool {
+        if case.is_late {
+            thread::sleep(SETTLED.saturating_sub(self.started.elapsed()));
+        }
+        let failures = self.failures.len();
+        let index = self
+            .cases
+            .iter()
+            .position(|it| std::ptr::eq(it, case))
+            .expect("one of the cases");
+        let mut verdicts = Vec::new();
+        for (number, transport) in case.over.iter().enumerate() {
+            let mode = Mode {
+                hook: self.hook.clone(),
+                kernel: self.kernel,
+                transport: *transport,
+            };
+            let verdict = match catch_unwind(AssertUnwindSafe(|| self.compare(index, number, &mode))) {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(difference)) => {
+                    self.failures.push(format!(
+                        "FAILED: row {}, {}, {transport:?}, {} on {}: {difference}",
+                        case.row,
+                        case.name,
+                        self.hook,
+                        release()
+                    ));
+                    "FAILED"
+                }
+                Err(_panic) => {
+                    self.failures.push(format!(
+                        "FAILED: row {}, {}, {transport:?}, {} on {}: did not come to its end",
+                        case.row,
+                        case.name,
+                        self.hook,
+                        release()
+                    ));
+                    "FAILED"
+                }
+            };
+            if !verdicts.contains(&verdict) {
+                verdicts.push(verdict);
+            }
+        }
+        // .ci/test counts these lines.
+        say(&format!(
+            "row {:2} {}: {}: {} on {}",
+            case.row,
+            case.name,
+            verdicts.join("; "),
+            self.hook,
+            release()
+        ));
+        self.failures.len() == failures
+    }
+
+    fn compare(&mut self, index: usize, number: usize, mode: &Mode) -> Result<&'static str, String> {
+        let case = &self.cases[index];
+        let losses = self.agent.totals().loss_counts();
+        let cgroup = case.exits.then(|| Cgroup::new(self.seen.len()));
+        let (control, truth) = match &case.play {
+            Play::Special { ask, .. } => {
+                let mut client = self.servers.fork(index, mode.transport, cgroup.as_ref());
+                ask(&mut client);
+                client.finish()
+            }
+            Play::Dialogue { turns, .. } => {
+                let (mut client, at) = self
+                    .begun
+                    .remove(&(index, number))
+                    .unwrap_or_else(|| (self.servers.fork(index, mode.transport, cgroup.as_ref()), 0));
+                client.socket();
+                client.play(&turns[at..]);
+                client.finish()
+            }
+        };
+        let before = case.turns_before();
+        let mut expected = sum(truth.values());
+        expected.requests -= before.requests;
+        for (code, count) in &before.codes {
+            expected.without(code.parse().expect("a code"), *count);
+        }
+        let exception = case.exceptions.iter().find(|it| (it.holds)(mode));
+        let mut expected_losses = losses;
+        if let Some(exception) = exception {
+            (exception.counted)(&mut expected);
+            for (loss, count) in exception.losses {
+                *expected_losses.entry((*loss).to_owned()).or_default() += count;
+            }
+        }
+
+        let pids: BTreeSet<u32> = truth.keys().copied().collect();
+        let totals = self.agent.totals();
+        let (requests, codes) = match &cgroup {
+            Some(cgroup) => totals.of_cgroup(&cgroup.path),
+            None => totals.of(&pids),
+        };
+        let counted = Counts { requests, codes };
+        let found_losses = totals.loss_counts();
+        let mut by_process = Truth::new();
+        if exception.is_none() && cgroup.is_none() && before == Counts::default() {
+            for (pid, truth) in &truth {
+                let (requests, codes) = totals.of(&BTreeSet::from([*pid]));
+                let counted = Counts { requests, codes };
+                if counted != *truth {
+                    by_process.insert(*pid, counted);
+                }
+            }
+        }
+        self.seen.push(Seen {
+            name: case.name.clone(),
+            pids,
+            cgroup,
+            counted: counted.clone(),
+            _control: control,
+        });
+        if counted != expected || found_losses != expected_losses || !by_process.is_empty() {
+            let reason = exception.map_or(String::new(), |it| format!(" (as documented: {})", it.reason));
+            let mut difference = format!(
+                "expected{reason} {expected:?}, counted {counted:?}, losses {:?}",
+                found_losses
+                    .iter()
+                    .map(|(name, count)| (
+                        name,
+                        i128::from(*count) - i128::from(expected_losses.get(name).copied().unwrap_or(0))
+                    ))
+                    .filter(|(_, more)| *more != 0)
+                    .collect::<Vec<_>>()
+            );
+            if !by_process.is_empty() {
+                difference += &format!(", by process {truth:?} but counted {by_process:?}");
+            }
+            return Err(difference);
+        }
+        Ok(exception.map_or("exact", |it| it.reason))
+    }
+
+    /// Nothing may have been counted later, and nothing for the client, which is this process.
+    fn end(mut self) -> Vec<String> {
+        let totals = self.agent.totals();
+        for seen in &self.seen {
+            let (requests, codes) = match &seen.cgroup {
+                Some(cgroup) => totals.of_cgroup(&cgroup.path),
+                None => totals.of(&seen.pids),
+            };
+            let counted = Counts { requests, codes };
+            if counted != seen.counted {
+                self.failures.push(format!(
+                    "FAILED: {}, {}: first {:?}, at the end {counted:?}",
+                    self.hook, seen.name, seen.counted
+                ));
+            }
+        }
+        let (requests, codes) = totals.of(&BTreeSet::from([process::id()]));
+        let ours = Counts { requests, codes };
+        if ours != Counts::default() {
+            self.failures
+                .push(format!("FAILED: {}: the client was counted, {ours:?}", self.hook));
+        }
+        self.agent.stop();
+        self.failures
+    }
+}
+
+impl Case {
+    /// What was done before the agent started, and cannot have been counted.
+    fn turns_before(&self) -> Counts {
+        let mut counts = Counts::default();
+        let Play::Dialogue { turns, .. } = &self.play else {
+            return counts;
+        };
+        let Some(at) = turns.iter().position(|it| matches!(it, Turn::AgentStarts)) else {
+            return counts;
+        };
+        for turn in &turns[..at] {
+            match turn {
+                Turn::In { requests, .. } => counts.requests += requests,
+                Turn::Out { codes, .. } => {
+                    for code in codes {
+                        *counts.codes.entry(code.to_string()).or_default() += 1;
+                    }
+                }
+                Turn::Reconnect | Turn::AgentStarts => {}
+            }
+        }
+        counts
+    }
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Counts>) -> Counts {
+    let mut sum = Counts::default();
+    for counts in all {
+        sum.add(counts);
+    }
+    sum
+}
+
+/// Of the running kernel.
+fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .expect("/proc")
+        .trim()
+        .to_owned()
+}
+
+fn kernel() -> (u32, u32) {
+    let release = release();
+    let mut numbers = release
+        .split(|it: char| !it.is_ascii_digit())
+        .map(|it| it.parse().expect("a number"));
+    let mut next = || numbers.next().expect("a version");
+    (next(), next())
+}
