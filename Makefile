@@ -30,8 +30,8 @@ demo: setup ## install, build, and watch the agent count a real nginx
 	$(env) cargo build --release --bins -p scope-http-statistics-agent
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
 
-bench: ## measure what an idle agent costs; takes a minute
-	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle
+bench: ## measure what an idle agent and one of 2,000 busy processes cost; takes five minutes
+	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench scale
 
 test: ## all checks and tests, on this kernel and on five others in virtual machines
 	.ci/test

@@ -152,7 +152,7 @@ fn second_of(
             .iter()
             .find(|(id, _)| id.ends_with(&suffix))
             .map(|(_, node)| node);
-        let latest = |kind: MetricKind| Some(node?.metrics.get(&kind.id())?.samples.last()?.value);
+        let latest = |kind: MetricKind| Some(node?.metrics.get(&kind)?.samples.last()?.value);
         kinds.clone().map(|kind| latest(kind).unwrap_or(0.0)).collect()
     };
     let new = |code: &u16| {

@@ -5,6 +5,7 @@
 //! asked for, because they are compared with other counts.
 
 use std::collections::HashSet;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -206,8 +208,7 @@ impl<K: Kernel> Sampler<K> {
         directory: watch::Receiver<Arc<Directory>>,
         settings: &Settings,
     ) -> (Self, Feed) {
-        let now = Timestamp::now();
-        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), now, MAX_REPORT)
+        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), MAX_REPORT)
             .filtered(settings.filter.clone());
         let notes = Arc::<Notes>::default();
         let window = Window::new(settings.history.get(), settings.max_samples());
@@ -234,7 +235,7 @@ impl<K: Kernel> Sampler<K> {
             tick: 0,
             last_tick: attached,
             losses: Losses::default(),
-            losses_changed: now,
+            losses_changed: Timestamp::now(),
             logged_losses: Losses::default(),
             losses_logged: None,
             size_logged: None,
@@ -255,11 +256,22 @@ impl<K: Kernel> Sampler<K> {
         )
     }
 
-    /// Runs until `shutdown`.
-    ///
-    /// Reading a full map takes milliseconds, so the work is done where it does not hold up the server: this needs
-    /// tokio's multi-threaded runtime.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`, on a thread of its own: reading a full map takes milliseconds, and neither may that hold up
+    /// the server nor the server a tick.
+    pub async fn run(self, shutdown: CancellationToken)
+    where
+        K: Send + 'static,
+    {
+        let runtime = Handle::current();
+        let thread = tokio::task::spawn_blocking(move || runtime.block_on(self.sample(shutdown)));
+        if let Err(error) = thread.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            resume_unwind(panic);
+        }
+    }
+
+    async fn sample(mut self, shutdown: CancellationToken) {
         let mut ticks = interval_at(tokio::time::Instant::now() + self.interval, self.interval);
         // The rates are right whenever a tick comes; what is missed need not be made up for.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -267,10 +279,8 @@ impl<K: Kernel> Sampler<K> {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => tokio::task::block_in_place(|| self.tick()),
-                Some(request) = self.requests.recv() => {
-                    tokio::task::block_in_place(|| self.answer(request));
-                }
+                _ = ticks.tick() => self.tick(),
+                Some(request) = self.requests.recv() => self.answer(request),
             }
         }
     }
@@ -413,9 +423,10 @@ impl<K: Kernel> Sampler<K> {
             info!("the counters can be read again");
         }
         let report = Body::from(json);
-        self.gzip_ticks = match self.notes.gzip.swap(false, Ordering::Relaxed) {
-            true => GZIP_TICKS,
-            false => self.gzip_ticks.saturating_sub(1),
+        self.gzip_ticks = if self.notes.gzip.swap(false, Ordering::Relaxed) {
+            GZIP_TICKS
+        } else {
+            self.gzip_ticks.saturating_sub(1)
         };
         if self.gzip_ticks > 0 && report.plain().len() >= LARGE_REPORT {
             report.compress();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
@@ -427,6 +428,86 @@ fn an_agent_that_is_killed_leaves_nothing_that_the_next_one_minds() {
     assert_eq!(second.signal("INT"), Some(0));
     wait_until_unloaded(&programs);
     assert!(is_empty(dir.path()), "also what the first one left is gone");
+}
+
+/// Scope's probe in miniature: a process that polls, with this environment.
+struct Poller(Child);
+
+impl Poller {
+    fn start(socket: &Path, host_name: &str) -> Self {
+        let mut command = Command::new("curl");
+        command
+            .args([
+                "--silent",
+                "--rate",
+                "5/s",
+                "--output",
+                "/dev/null",
+                "--unix-socket",
+            ])
+            .arg(socket)
+            .arg("http://plugin/report?api_version=1&probe_id=99f6914cc717fa5&n=[1-1000]")
+            .env("SCOPE_HOSTNAME", host_name);
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn a_running_agent_goes_by_the_name_that_scopes_probe_has_for_this_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let agent = Running::start_and_wait(path);
+    let row = || {
+        let (_, found) = check(&["check", "--output", "json", "--plugin-dir", path]);
+        let rows = found["checks"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["check"] == "host id").unwrap();
+        row["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(row().contains("no probe of Scope polls"), "{}", row());
+    let _poller = Poller::start(&socket(&dir), "from-the-probe");
+    wait_for("the probe's name", || {
+        row().starts_with("from-the-probe (SCOPE_HOSTNAME of Scope's probe) in the running agent")
+    });
+    assert_eq!(agent.signal("TERM"), Some(0));
+}
+
+/// In a container the plugin directory is a mount. One that was deleted and made anew on the host can only be seen by a new
+/// container.
+#[test]
+fn an_agent_whose_mounted_directory_was_deleted_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, mount) = (dir.path().join("host"), dir.path().join("mount"));
+    for path in [&host, &mount] {
+        fs::create_dir(path).unwrap();
+    }
+    let plugins = mount.to_str().unwrap();
+    let mut command = after_mounting(
+        "mount --bind \"$1/host\" \"$1/mount\"",
+        dir.path(),
+        &["run", "--plugin-dir", plugins],
+    );
+    let mut agent = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    wait_for("the socket", || {
+        host.join("http-statistics/http-statistics.sock").exists()
+    });
+    fs::remove_dir_all(&host).unwrap();
+    fs::create_dir(&host).unwrap();
+    wait_for("the agent to end", || agent.0.try_wait().unwrap().is_some());
+    assert_eq!(agent.0.wait().unwrap().code(), Some(1));
+    let mut log = String::new();
+    agent.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.starts_with("error: ") && last.contains("restart the agent's container"),
+        "{log}"
+    );
 }
 
 #[test]

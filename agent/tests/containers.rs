@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,13 +79,24 @@ fn hook() -> String {
 
 fn say(what: &str) {
     let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
-    let cgroups = if is_unified() { "cgroup v2" } else { "cgroup v1 and v2" };
+    let cgroups = if is_unified() {
+        "cgroup v2"
+    } else {
+        "cgroup v1 and v2"
+    };
     // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
-    let _ = writeln!(io::stderr(), "pods agree with the truth: {what} on {kernel}, {cgroups}");
+    let _ = writeln!(
+        io::stderr(),
+        "pods agree with the truth: {what} on {kernel}, {cgroups}"
+    );
 }
+
+/// One agent at a time: an emulated machine has no room for more.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The agent, and the API server that names what it counts.
 struct Node {
+    _turn: MutexGuard<'static, ()>,
     runtime: tokio::runtime::Runtime,
     server: ApiServer,
     agent: Agent,
@@ -92,6 +104,7 @@ struct Node {
 
 impl Node {
     fn start() -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let server = {
             let _entered = runtime.enter();
@@ -100,6 +113,7 @@ impl Node {
         let kubeconfig = server.kubeconfig().display().to_string();
         let agent = Agent::start_with(&hook(), &["--node-name", NODE, "--kubeconfig", &kubeconfig]);
         Self {
+            _turn: turn,
             runtime,
             server,
             agent,
@@ -135,9 +149,13 @@ fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
     let mut pods: Vec<(&Layout, String, [Container; 2])> = Vec::new();
     for layout in &LAYOUTS {
         let uid = if layout.is_static { digits(32) } else { new_uid() };
-        let path = layout.path.replace("{uid}", &uid).replace("{_uid}", &uid.replace('-', "_"));
+        let path = layout
+            .path
+            .replace("{uid}", &uid)
+            .replace("{_uid}", &uid.replace('-', "_"));
         let path = format!("{}/{path}", root.path());
-        let containers = [Server::Prefork, Server::ProcessPerRequest].map(|server| Container::start(&path, server));
+        let containers =
+            [Server::Prefork, Server::ProcessPerRequest].map(|server| Container::start(&path, server));
         node.server.apply(object(layout, &uid, &containers));
         pods.push((layout, uid, containers));
     }
@@ -199,7 +217,11 @@ fn check_report(report: &Value, name: &str, uid: &str, [web, cgi]: &[Container; 
     assert_eq!(latest(pod, "kubernetes_namespace").as_deref(), Some("shop"));
     for (container, called) in [(web, "web"), (cgi, "cgi")] {
         let node = &report["Container"]["nodes"][format!("{};<container>", container.id)];
-        assert_eq!(latest(node, "docker_container_name").as_deref(), Some(called), "{name}");
+        assert_eq!(
+            latest(node, "docker_container_name").as_deref(),
+            Some(called),
+            "{name}"
+        );
         assert_eq!(node["parents"]["pod"], serde_json::json!([pod_id]), "{name}");
     }
     // nginx's workers live, and are in their container.
@@ -211,7 +233,10 @@ fn check_report(report: &Value, name: &str, uid: &str, [web, cgi]: &[Container; 
     assert!(!workers.is_empty(), "{name}");
     for worker in workers {
         assert_eq!(latest(worker, "http_statistics_pod").as_deref(), Some(name));
-        assert_eq!(latest(worker, "http_statistics_container").as_deref(), Some("web"));
+        assert_eq!(
+            latest(worker, "http_statistics_container").as_deref(),
+            Some("web")
+        );
     }
 }
 
@@ -222,7 +247,8 @@ fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
     let path = |uid: &str| format!("{}/kubepods/burstable/pod{uid}/{{id}}", root.path());
     let first = new_uid();
     let mut before = Container::start(&path(&first), Server::Prefork);
-    node.server.apply(pod(&first, "shop", "web-0", &[(&before.id, "web")]));
+    node.server
+        .apply(pod(&first, "shop", "web-0", &[(&before.id, "web")]));
     before.drive(6);
     node.expect("container_id", &before.id, &before.truth);
     let (old_id, old) = (before.id.clone(), before.truth.clone());
@@ -230,7 +256,8 @@ fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
 
     // The container's next life: a new id in the same pod.
     let mut after = Container::start(&path(&first), Server::Prefork);
-    node.server.apply(pod(&first, "shop", "web-0", &[(&after.id, "web")]));
+    node.server
+        .apply(pod(&first, "shop", "web-0", &[(&after.id, "web")]));
     after.drive(9);
     node.expect("container_id", &after.id, &after.truth);
     node.expect("container_id", &old_id, &old);
@@ -243,7 +270,8 @@ fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
     let second = new_uid();
     node.server.delete(&first);
     let mut again = Container::start(&path(&second), Server::ProcessPerRequest);
-    node.server.apply(pod(&second, "shop", "web-0", &[(&again.id, "web")]));
+    node.server
+        .apply(pod(&second, "shop", "web-0", &[(&again.id, "web")]));
     again.drive(4);
     node.expect("pod_uid", &second, &again.truth);
     node.expect("pod_uid", &first, &sum);
@@ -286,7 +314,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(server: Server, site: &std::path::Path, cgroup: &Cgroup) -> Self {
+    fn start(server: Server, site: &Path, cgroup: &Cgroup) -> Self {
         let port = free_port();
         write_site(site, port);
         let command = server.command(site, port);
@@ -301,7 +329,9 @@ impl Process {
         cgroup.take(child.id());
         let mut stdin = child.stdin.take().expect("a pipe");
         stdin.write_all(b"go\n").expect("the shell waits");
-        wait_for("a server", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+        wait_for("a server", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+        });
         Self { child, port }
     }
 
@@ -386,7 +416,10 @@ fn pods_that_come_and_go_lose_nothing() {
     }
     for number in 0..count {
         let name = format!("pod-{number}");
-        assert!(node.counted("pod", &name).requests > 0, "{name} has lost its name");
+        assert!(
+            node.counted("pod", &name).requests > 0,
+            "{name} has lost its name"
+        );
     }
     assert_eq!(node.agent.totals().losses(), Vec::<String>::new());
     let requests: u64 = truths.values().map(|truth| truth.requests).sum();

@@ -7,14 +7,22 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use agent::client::{Client, ClientError};
 use agent::config::PluginDir;
 use agent::server::{PluginSocket, SocketError};
+use agent::stats::Event;
+use flate2::read::GzDecoder;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::sleep;
 use world::{Agent, World, settings};
+
+/// Nothing waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An agent without traffic.
 struct Server {
@@ -172,6 +180,175 @@ async fn garbage_and_huge_heads_are_refused() {
         assert!(answer.is_empty() || status(&answer).starts_with('4'), "{answer}");
     }
     assert_eq!(status(&server.exchange("GET /report")), "200");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gzip_is_the_same_report() {
+    let server = Server::start().await;
+    let mut stream = server.connect();
+    let head = "HTTP/1.1\r\nHost: plugin\r\nAccept-Encoding: gzip\r\nConnection: close";
+    write!(stream, "GET /report {head}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let body = &answer[end + 4..];
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(
+        head.contains(&format!("content-length: {}", body.len())),
+        "{head}"
+    );
+    let unpacked: Value = serde_json::from_reader(GzDecoder::new(body)).unwrap();
+    let plain: Value = server.client().get_json("/report").await.unwrap();
+    assert_eq!(unpacked, plain);
+    server.stop().await;
+}
+
+/// Clients that only sit there, as many as a queue of connections takes.
+const FLOOD: usize = 1000;
+
+/// Room for a flood beside what is open already.
+fn allow_many_files() {
+    let own = std::process::id().to_string();
+    let allowed = Command::new("prlimit")
+        .args(["--pid", &own, "--nofile=4096:"])
+        .status();
+    assert!(allowed.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_clients_that_sit_there_do_not_get_in_the_way_of_a_poller() {
+    allow_many_files();
+    let server = Server::start().await;
+    let mut poller = server.connect();
+    let mut poll = move || {
+        write!(poller, "GET /healthz HTTP/1.1\r\nHost: plugin\r\n\r\n").unwrap();
+        let mut answer = vec![0; 4096];
+        let count = poller.read(&mut answer).unwrap();
+        assert!(
+            answer[..count].starts_with(b"HTTP/1.1 200 "),
+            "the connection is kept"
+        );
+    };
+    poll();
+    let mut flood = Vec::new();
+    for number in 0..FLOOD {
+        let mut client = server.connect();
+        match number % 4 {
+            0 => {}
+            1 => write!(client, "GET /rep").unwrap(),
+            // Displaced as they are, some cannot say what they want.
+            2 => drop(client.write_all(b"GET /report HTTP/1.1\r\nHost: plugin\r\n")),
+            _ => drop(client.write_all(b"\0\x01garbage")),
+        }
+        flood.push(client);
+        if number % 100 == 0 {
+            poll();
+            assert_eq!(
+                status(&server.exchange("GET /report")),
+                "200",
+                "new ones come through as well"
+            );
+        }
+    }
+    poll();
+    assert_eq!(status(&server.exchange("GET /report")), "200");
+    drop(flood);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_the_answer_is_dropped() {
+    let world = World::new();
+    for pid in 1..=200 {
+        let owner = world.start(pid, "server", "/server.service");
+        world.counters.hit(owner, Event::Request, 1);
+    }
+    let agent = Agent::start(&world, &settings(&[])).await;
+    let server = Server { agent };
+    let long = 100_000;
+    let deadline = Instant::now() + PATIENCE;
+    while server.agent.feed.latest().report.plain().len() < 4 * long {
+        assert!(Instant::now() < deadline, "the report does not grow");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut lazy = server.connect();
+    write!(lazy, "GET /report HTTP/1.1\r\nHost: plugin\r\n\r\n").unwrap();
+    while lazy.write_all(b"\r\n").is_ok() {
+        assert!(Instant::now() < deadline, "the connection is never closed");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut rest = Vec::new();
+    let _reset = lazy.read_to_end(&mut rest);
+    assert!(rest.len() < 4 * long, "{} bytes: all of it", rest.len());
+    server.stop().await;
+}
+
+/// Until somebody listens at the socket's place.
+async fn until_served(socket: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    let client = Client::new(socket.to_owned());
+    while let Err(error) = client.get("/healthz").await {
+        assert!(Instant::now() < deadline, "{error}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_whose_directory_is_removed_or_replaced_comes_again() {
+    let server = Server::start().await;
+    let (socket, plugins) = (server.agent.socket(), server.agent.root.path().join("plugins"));
+    let mut old = server.connect();
+    fs::remove_dir_all(&plugins).unwrap();
+    until_served(&socket).await;
+
+    let moved = server.agent.root.path().join("moved");
+    fs::rename(&plugins, &moved).unwrap();
+    fs::create_dir(&plugins).unwrap();
+    until_served(&socket).await;
+    let mode = fs::metadata(socket.parent().unwrap())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+
+    fs::remove_file(&socket).unwrap();
+    until_served(&socket).await;
+
+    write!(
+        old,
+        "GET /healthz HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).unwrap();
+    assert_eq!(status(&answer), "200", "whoever was connected still is");
+
+    let (_, root) = server.agent.stop().await;
+    assert_eq!(
+        fs::read_dir(&plugins).unwrap().count(),
+        0,
+        "what others made stays, what we made goes"
+    );
+    assert!(root.path().join("moved").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_another_agent_has_its_place_a_socket_waits() {
+    let server = Server::start().await;
+    let socket = server.agent.socket();
+    fs::remove_file(&socket).unwrap();
+    let other = StdListener::bind(&socket).unwrap();
+    let ours = fs::metadata(&socket).unwrap().ino();
+    // Longer than the agent takes to look; nothing may happen, whenever it does.
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(fs::metadata(&socket).unwrap().ino(), ours, "it is not touched");
+    drop(other);
+    until_served(&socket).await;
     server.stop().await;
 }
 

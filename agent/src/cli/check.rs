@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::table::{Align, Table};
 use crate::bpf::{self, CheckState, HookChoice};
-use crate::config::{PluginDir, Settings};
+use crate::client::Client;
+use crate::config::{HostIdSource, PluginDir, Settings};
 use crate::server::SocketState;
+use crate::totals::{HostTotals, Totals};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -92,19 +94,59 @@ pub(super) async fn check(settings: &Settings) -> Check {
             detail: row.detail,
         })
         .collect();
-    checks.push(Row {
-        check: "host id".to_owned(),
-        state: State::Ok,
-        detail: format!(
-            "{} ({}); must be what Scope's probe calls this host, else set --host-id",
-            settings.host_id,
-            settings.host_id_source.describe()
-        ),
-    });
+    checks.push(host_id(settings).await);
     let directory = plugin_dir(&settings.plugin_dir).await;
     let can_run = can_count && directory.state != State::Missing;
     checks.push(directory);
     Check { can_run, checks }
+}
+
+/// What a running agent goes by, or else what one would begin with.
+async fn host_id(settings: &Settings) -> Row {
+    let client = Client::new(settings.plugin_dir.socket());
+    let running = client.get_json::<Totals>("/totals").await.ok();
+    let (state, detail) = if let Some(Totals { host, .. }) = running {
+        running_host_id(&host)
+    } else {
+        let detail = match settings.host_id_source {
+            HostIdSource::Configured => "must be what Scope's probe calls this host",
+            _ => "until Scope's probe polls and says what it calls this host",
+        };
+        let source = settings.host_id_source.describe();
+        (State::Ok, format!("{} ({source}); {detail}", settings.host_id))
+    };
+    Row {
+        check: "host id".to_owned(),
+        state,
+        detail,
+    }
+}
+
+fn running_host_id(host: &HostTotals) -> (State, String) {
+    let HostTotals { id, source, probes } = host;
+    let other = probes
+        .iter()
+        .find(|probe| probe.host_id.as_ref().is_some_and(|called| called != id));
+    let (state, detail) = match other {
+        Some(probe) => (
+            State::Warning,
+            format!(
+                "but probe {} calls this host {}, and will not show metrics of its processes: set --host-id, or \
+                 the probe's SCOPE_HOSTNAME",
+                probe.id,
+                probe.host_id.as_deref().unwrap_or_default()
+            ),
+        ),
+        None if probes.is_empty() => (State::Ok, "no probe of Scope polls it".to_owned()),
+        None => {
+            let ids: Vec<&str> = probes.iter().map(|probe| probe.id.as_str()).collect();
+            (
+                State::Ok,
+                format!("polled by Scope's probe {}", ids.join(" and ")),
+            )
+        }
+    };
+    (state, format!("{id} ({source}) in the running agent; {detail}"))
 }
 
 async fn plugin_dir(dir: &PluginDir) -> Row {
@@ -170,6 +212,41 @@ fn writable(dir: &Path) -> Result<(), String> {
                 "{} cannot be written to: {error}: {fix}",
                 nearest.display()
             ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::totals::ProbeTotals;
+
+    #[test]
+    fn a_probe_that_calls_the_host_otherwise_is_told_of() {
+        let host = |probes: &[Option<&str>]| HostTotals {
+            id: "node-1".to_owned(),
+            source: "as configured".to_owned(),
+            probes: probes
+                .iter()
+                .map(|host_id| ProbeTotals {
+                    id: "99f6914cc717fa5".to_owned(),
+                    pid: Some(7),
+                    host_id: host_id.map(str::to_owned),
+                })
+                .collect(),
+        };
+        for (probes, state, words) in [
+            (&[][..], State::Ok, "no probe"),
+            (&[Some("node-1")], State::Ok, "99f6914cc717fa5"),
+            (&[None], State::Ok, "99f6914cc717fa5"),
+            (&[None, Some("node-2")], State::Warning, "calls this host node-2"),
+        ] {
+            let (found, detail) = running_host_id(&host(probes));
+            assert_eq!(found, state, "{detail}");
+            assert!(
+                detail.starts_with("node-1 (as configured)") && detail.contains(words),
+                "{detail}"
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
@@ -91,17 +92,15 @@ pub struct ReportBuilder {
     codes: StatusCodes,
     metric_templates: BTreeMap<MetricKind, MetricTemplate>,
     hook: Hook,
-    /// The date of properties that do not change while the agent runs.
-    since: Date,
     max_size: usize,
     filter: Filter,
 }
 
 impl ReportBuilder {
-    /// Reports with a metric of their own for `codes`, of an agent that began to count with `hook` at `since`, of at
-    /// most `max_size` bytes, usually [`MAX_REPORT`].
+    /// Reports with a metric of their own for `codes`, of an agent that counts with `hook`, of at most `max_size` bytes,
+    /// usually [`MAX_REPORT`].
     #[must_use]
-    pub fn new(codes: StatusCodes, hook: Hook, since: Timestamp, max_size: usize) -> Self {
+    pub fn new(codes: StatusCodes, hook: Hook, max_size: usize) -> Self {
         let metric_templates = MetricKind::all(&codes)
             .map(|kind| (kind, kind.template()))
             .collect();
@@ -109,7 +108,6 @@ impl ReportBuilder {
             codes,
             metric_templates,
             hook,
-            since: since.into(),
             max_size,
             filter: Filter::default(),
         }
@@ -166,20 +164,14 @@ impl ReportBuilder {
 
         let dates: Vec<Date> = window.dates().map(Date::from).collect();
         let rates = [&processes.1, &containers.1, &pods.1];
-        let series = || rates.into_iter().flatten().flat_map(BTreeMap::values);
-        let shown = self.ticks_that_fit(&report, window, &dates, series);
+        let shown = self.ticks_that_fit(&report, window, &dates, || rates.into_iter().flatten());
         let nodes = [&mut report.process, &mut report.container, &mut report.pod]
             .into_iter()
             .flat_map(|topology| topology.nodes.values_mut());
         for (node, rates) in nodes.zip(rates.into_iter().flatten()) {
-            node.metrics = rates
-                .iter()
-                .map(|(kind, series)| {
-                    let rates = window.rates(series);
-                    let old = rates.len().saturating_sub(shown);
-                    (*kind, Metric::new(&dates, rates.skip(old)))
-                })
-                .collect();
+            for (metric, series) in node.metrics.values_mut().zip(rates.values()) {
+                *metric = Metric::new(&dates, window.rates_of_sum(series, shown));
+            }
         }
         (report, shown)
     }
@@ -193,17 +185,18 @@ impl ReportBuilder {
     }
 
     /// How many of the window's ticks there is room for beside what is in `report` already.
-    fn ticks_that_fit<'a, I: Iterator<Item = &'a Series>>(
+    fn ticks_that_fit<'a, I: Iterator<Item = &'a Rates<'a>>>(
         &self,
         report: &Report,
         window: &Window,
         dates: &[Date],
-        series: impl Fn() -> I,
+        rates: impl Fn() -> I,
     ) -> usize {
         let ticks = dates.len();
+        let series = || rates().flat_map(BTreeMap::values);
         // A value is written with at most two decimals.
         let highest = series()
-            .flat_map(|series| window.rates(series))
+            .map(|parts| parts.iter().map(|part| window.highest_rate(part)).sum())
             .fold(0.0, f64::max);
         let value = format!("{highest:.2}").len();
         let date = dates.iter().map(|date| date.as_str().len()).max().unwrap_or(0);
@@ -211,14 +204,14 @@ impl ReportBuilder {
         // `max` is a value as well.
         let rest = json_len(report) + series().count() * value;
         let fits = |shown: usize| {
-            let samples: usize = series().map(|series| series.len().min(shown)).sum();
+            let samples: usize = series().map(|parts| length(parts).min(shown)).sum();
             rest + samples * sample <= self.max_size
         };
         let shown: Vec<usize> = (MIN_SAMPLES + 1..=ticks).collect();
         MIN_SAMPLES.min(ticks) + shown.partition_point(|shown| fits(*shown))
     }
 
-    fn process(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'_>) -> (String, Node, Rates) {
+    fn process<'a>(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'a>) -> (String, Node, Rates<'a>) {
         let Draft {
             place,
             rates,
@@ -227,17 +220,19 @@ impl ReportBuilder {
         let directory = facts.directory;
         let uid = directory.pod_of(place);
         let pod = uid.and_then(|uid| directory.pods.get(uid));
-        let own = |key: &'static str, value: &str| (key.into(), latest(&self.since, value));
-        let mut rows: BTreeMap<Cow<'static, str>, Latest> = [own(HOOK_ROW, self.hook.name())].into();
+        let mut rows: BTreeMap<Cow<'static, str>, Latest> = [constant(HOOK_ROW, self.hook.name())].into();
         if let Some(pod) = pod {
-            rows.extend([own(POD_ROW, &pod.name), own(NAMESPACE_ROW, &pod.namespace)]);
+            rows.extend([
+                constant(POD_ROW, &pod.name),
+                constant(NAMESPACE_ROW, &pod.namespace),
+            ]);
         }
         let mut parents = BTreeMap::new();
         if let Some(id) = place.container {
-            rows.insert("docker_container_id".into(), latest(&always(), &id.to_string()));
+            rows.extend([constant("docker_container_id", &id.to_string())]);
             parents.insert("container".into(), vec![container_id(id)]);
             if let Some(container) = directory.containers.get(&id) {
-                rows.extend([own(CONTAINER_ROW, &container.name)]);
+                rows.extend([constant(CONTAINER_ROW, &container.name)]);
             }
         }
         if let Some(uid) = uid {
@@ -253,16 +248,16 @@ impl ReportBuilder {
     }
 }
 
-/// Properties that Scope may know better have the oldest date, so that its own are shown.
-fn always() -> Date {
-    Timestamp::UNIX_EPOCH.into()
-}
+/// The date of what does not change. The oldest: what Scope knows itself is newer and is shown instead.
+static ALWAYS: LazyLock<Date> = LazyLock::new(|| Timestamp::UNIX_EPOCH.into());
 
-fn latest(timestamp: &Date, value: &str) -> Latest {
-    Latest {
-        timestamp: timestamp.clone(),
+/// A property that does not change.
+fn constant(key: &'static str, value: &str) -> (Cow<'static, str>, Latest) {
+    let latest = Latest {
+        timestamp: ALWAYS.clone(),
         value: value.to_owned(),
-    }
+    };
+    (key.into(), latest)
 }
 
 fn container_id(id: ContainerId) -> String {
@@ -274,7 +269,7 @@ fn pod_id(uid: &PodUid) -> String {
 }
 
 /// A container that Scope may not know: its runtime need not be one that Scope asks.
-fn container(facts: &Facts<'_>, id: ContainerId, draft: Draft<'_>) -> (String, Node, Rates) {
+fn container<'a>(facts: &Facts<'_>, id: ContainerId, draft: Draft<'a>) -> (String, Node, Rates<'a>) {
     let Draft {
         place,
         rates,
@@ -293,9 +288,7 @@ fn container(facts: &Facts<'_>, id: ContainerId, draft: Draft<'_>) -> (String, N
     let pod = facts.directory.pod_of(place);
     let node = Node {
         id: Some(container_id(id)),
-        latest: properties
-            .map(|(key, value)| (key.into(), latest(&always(), value)))
-            .into(),
+        latest: properties.map(|(key, value)| constant(key, value)).into(),
         parents: pod
             .map(|uid| ("pod".into(), vec![pod_id(uid)]))
             .into_iter()
@@ -305,7 +298,7 @@ fn container(facts: &Facts<'_>, id: ContainerId, draft: Draft<'_>) -> (String, N
     (container_id(id), node, rates)
 }
 
-fn pod(facts: &Facts<'_>, uid: &PodUid, rates: Rates) -> (String, Node, Rates) {
+fn pod<'a>(facts: &Facts<'_>, uid: &PodUid, rates: Rates<'a>) -> (String, Node, Rates<'a>) {
     let pod = facts.directory.pods.get(uid);
     let mut properties = vec![("kubernetes_name", pod.map_or(uid.as_str(), |pod| &pod.name))];
     properties.extend(pod.map(|pod| ("kubernetes_namespace", pod.namespace.as_str())));
@@ -326,7 +319,7 @@ fn pod(facts: &Facts<'_>, uid: &PodUid, rates: Rates) -> (String, Node, Rates) {
         id: Some(pod_id(uid)),
         latest: properties
             .into_iter()
-            .map(|(key, value)| (key.into(), latest(&always(), value)))
+            .map(|(key, value)| constant(key, value))
             .collect(),
         parents,
         metrics: empty_metrics(&rates),
@@ -343,11 +336,15 @@ fn host(facts: &Facts<'_>) -> Option<(String, Node)> {
         .filter(|(_, count)| *count > 0)
         .map(|(loss, count)| format!("{} {count}", loss.name()))
         .collect();
+    let losses = Latest {
+        timestamp: changed.into(),
+        value: causes.join(", "),
+    };
     let node = Node {
-        latest: [(LOSSES_ROW.into(), latest(&changed.into(), &causes.join(", ")))].into(),
+        latest: [(LOSSES_ROW.into(), losses)].into(),
         ..Node::default()
     };
-    (!causes.is_empty()).then(|| (format!("{0};{0}", facts.host_id), node))
+    (!causes.is_empty()).then(|| (format!("{};<host>", facts.host_id), node))
 }
 
 fn plugin_spec() -> PluginSpec {
@@ -360,16 +357,23 @@ fn plugin_spec() -> PluginSpec {
     }
 }
 
-/// What happened to one node.
-type Rates = BTreeMap<MetricKind, Series>;
+/// What happened to one node: for each metric the parts of a sum.
+type Rates<'a> = BTreeMap<MetricKind, Vec<&'a Series>>;
 
-fn empty_metrics(rates: &Rates) -> BTreeMap<MetricKind, Metric> {
+/// How many ticks a sum has.
+fn length(parts: &[&Series]) -> usize {
+    parts.iter().map(|part| part.len()).max().unwrap_or(0)
+}
+
+fn empty_metrics(rates: &Rates<'_>) -> BTreeMap<MetricKind, Metric> {
     rates.keys().map(|kind| (*kind, Metric::EMPTY)).collect()
 }
 
 /// Nodes by id, and their rates in the same order.
-fn unzip(drafts: impl Iterator<Item = (String, Node, Rates)>) -> (BTreeMap<String, Node>, Vec<Rates>) {
-    let sorted: BTreeMap<String, (Node, Rates)> =
+fn unzip<'a>(
+    drafts: impl Iterator<Item = (String, Node, Rates<'a>)>,
+) -> (BTreeMap<String, Node>, Vec<Rates<'a>>) {
+    let sorted: BTreeMap<String, (Node, Rates<'a>)> =
         drafts.map(|(id, node, rates)| (id, (node, rates))).collect();
     sorted
         .into_iter()
@@ -383,7 +387,7 @@ struct Draft<'a> {
     place: &'a Place,
     /// How many ticks ago that was.
     idle: usize,
-    rates: Rates,
+    rates: Rates<'a>,
 }
 
 /// Everyone with traffic in the window.
@@ -394,7 +398,7 @@ struct Drafts<'a> {
     /// With processes that are gone, unless they are gone themselves.
     containers: BTreeMap<ContainerId, Draft<'a>>,
     /// With containers that are gone, unless they are gone themselves.
-    pods: BTreeMap<&'a PodUid, Rates>,
+    pods: BTreeMap<&'a PodUid, Rates<'a>>,
 }
 
 impl<'a> Drafts<'a> {
@@ -460,9 +464,9 @@ fn add<'a, K: Ord>(
     merge(&mut draft.rates, rates);
 }
 
-fn merge<'a>(sum: &mut Rates, rates: impl Iterator<Item = (MetricKind, &'a Series)>) {
+fn merge<'a>(sum: &mut Rates<'a>, rates: impl Iterator<Item = (MetricKind, &'a Series)>) {
     for (kind, series) in rates {
-        sum.entry(kind).or_default().merge(series);
+        sum.entry(kind).or_default().push(series);
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_is_unpacked_is_what_was_packed() {
-        for text in ["".to_owned(), "[1,2,3]".to_owned(), "0123456789".repeat(100_000)] {
+        for text in [String::new(), "[1,2,3]".to_owned(), "0123456789".repeat(100_000)] {
             let body = Body::from(text.clone().into_bytes());
             let mut unpacked = String::new();
             GzDecoder::new(&body.gzip()[..])

@@ -301,7 +301,7 @@ impl PluginSocket {
                 Ok((mut new, listener)) => {
                     info!(path = %path.display(), "the socket was gone; here it is again");
                     // What is left of the directories made before is still to be removed at the end.
-                    let left = self.dirs.0.drain(..).filter(|dir| CreatedDirs::is_ours(dir));
+                    let left = self.dirs.0.drain(..).filter(CreatedDirs::is_ours);
                     new.dirs.0.splice(0..0, left);
                     self = new;
                     obstacle.clear();

@@ -200,21 +200,40 @@ impl Window {
         self.series.iter()
     }
 
-    /// A series as rates per second, oldest first, for the last ticks of [`dates`](Self::dates).
+    /// The sum of series as rates per second, oldest first, for the last ticks of [`dates`](Self::dates), at most
+    /// `ticks`.
     ///
     /// A rate times the time it was measured over is the count: nothing is lost or repeated when ticks are late.
     #[must_use]
-    pub fn rates(&self, series: &Series) -> impl ExactSizeIterator<Item = f64> {
-        let first = self.ticks.len() - series.counts.len();
+    pub fn rates_of_sum(&self, series: &[&Series], ticks: usize) -> impl ExactSizeIterator<Item = f64> {
+        let longest = series.iter().map(|series| series.counts.len()).max().unwrap_or(0);
+        let ticks = longest.min(ticks);
+        let sum = move |ago: usize| -> u64 {
+            let counts = series.iter().filter_map(|series| {
+                let tick = series.counts.len().checked_sub(ago)?;
+                series.counts.get(tick)
+            });
+            counts.sum()
+        };
         self.ticks
-            .range(first..)
-            .zip(&series.counts)
-            .map(|(tick, count)| {
-                #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 in one tick")]
-                let count = *count as f64;
-                count / tick.elapsed.as_secs_f64()
-            })
+            .range(self.ticks.len() - ticks..)
+            .zip((0..ticks).rev())
+            .map(move |(tick, ago)| per_second(sum(ago + 1), tick.elapsed))
     }
+
+    /// A rate that none of the series' exceeds.
+    #[must_use]
+    pub fn highest_rate(&self, series: &Series) -> f64 {
+        let most = series.counts.iter().max().copied().unwrap_or(0);
+        let shortest = self.ticks.iter().map(|tick| tick.elapsed).min();
+        shortest.map_or(0.0, |shortest| per_second(most, shortest))
+    }
+}
+
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 in one tick")]
+    let count = count as f64;
+    count / elapsed.as_secs_f64()
 }
 
 #[cfg(test)]
@@ -251,7 +270,7 @@ mod tests {
             .series
             .get(&Subject::Process(owner(pid)))?
             .get(&Event::Request)?;
-        Some(window.rates(series).collect())
+        Some(window.rates_of_sum(&[series], usize::MAX).collect())
     }
 
     /// A window after ticks of one second with these counts.
@@ -320,6 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn while_the_host_is_suspended_only_the_clock_goes_on() {
+        let mut window = window(&[1, 2, 3]);
+        window.push(start() + SignedDuration::from_secs(50), SECOND, &[delta(1, 4)]);
+        assert_eq!(requests(&window, 1), Some(vec![1.0, 2.0, 3.0, 4.0]));
+        window.push(start() + SignedDuration::from_hours(1), SECOND, &[delta(1, 5)]);
+        assert_eq!(
+            requests(&window, 1),
+            Some(vec![5.0]),
+            "the rest is from before the history"
+        );
+        assert_eq!(window.dates().len(), 1);
+    }
+
+    #[test]
     fn a_process_that_is_gone_leaves_its_past_to_its_place() {
         let mut window = Window::new(HISTORY, 60);
         window.push(start(), SECOND, &[delta(1, 1), delta(2, 10)]);
@@ -332,13 +365,25 @@ mod tests {
         window.retire(owner(2), place.clone());
         assert_eq!(requests(&window, 1), None);
         let series = &window.series[&Subject::Exited(place)][&Event::Request];
-        assert_eq!(window.rates(series).collect::<Vec<_>>(), [11.0, 2.0]);
+        assert_eq!(
+            window.rates_of_sum(&[series], usize::MAX).collect::<Vec<_>>(),
+            [11.0, 2.0]
+        );
+    }
+
+    /// Milliseconds: mostly small ones, at times an hour back or forth.
+    fn clock_step() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            30 => -2_000..5_000_i64,
+            1 => Just(3_600_000),
+            1 => Just(-3_600_000),
+        ]
     }
 
     proptest! {
         #[test]
         fn rate_times_time_is_the_count(
-            ticks in prop::collection::vec((1..5_000_u64, -2_000..5_000_i64, 0..10_000_u64), 1..200)
+            ticks in prop::collection::vec((1..5_000_u64, clock_step(), 0..10_000_u64), 1..200)
         ) {
             let mut window = Window::new(HISTORY, 60);
             let mut clock = start();
@@ -359,6 +404,8 @@ mod tests {
                 prop_assert!(dates.is_sorted_by(|a, b| a < b));
                 prop_assert!(dates.len() <= 60 && rates.len() <= dates.len());
                 prop_assert_eq!(dates.last(), Some(&clock));
+                let span = clock.duration_since(dates[0]);
+                prop_assert!(span < SignedDuration::from_mins(1), "{}", span);
             }
         }
     }

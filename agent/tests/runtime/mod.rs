@@ -16,8 +16,19 @@ use crate::support::{Codes, wait_for};
 
 /// What a runtime allows a container by default.
 const CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
     "CAP_SYS_CHROOT",
 ];
 /// From this machine, so that a container needs no image.
@@ -35,7 +46,13 @@ pub(crate) fn digits(count: usize) -> String {
 
 pub(crate) fn new_uid() -> String {
     let digits = digits(32);
-    let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
+    let parts = [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ];
     parts.join("-")
 }
 
@@ -87,7 +104,9 @@ impl Cgroup {
     }
 
     fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        hierarchies().into_iter().map(|mount| mount.join(self.0.trim_start_matches('/')))
+        hierarchies()
+            .into_iter()
+            .map(|mount| mount.join(self.0.trim_start_matches('/')))
     }
 
     fn make(&self) {
@@ -118,9 +137,11 @@ impl Cgroup {
     /// Removes it as soon as its processes are gone.
     pub(crate) fn remove(&self) {
         for directory in self.directories() {
-            wait_for("a cgroup without processes", || match fs::remove_dir(&directory) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
-                _ => Some(()),
+            wait_for("a cgroup without processes", || {
+                match fs::remove_dir(&directory) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+                    _ => Some(()),
+                }
             });
         }
     }
@@ -210,7 +231,11 @@ impl Truth {
     /// Asks `count` times, every third time for what is not there.
     pub(crate) fn drive(&mut self, port: u16, count: usize) {
         for number in 0..count {
-            let path = if number % 3 == 2 { "/missing" } else { "/index.html" };
+            let path = if number % 3 == 2 {
+                "/missing"
+            } else {
+                "/index.html"
+            };
             let code = get(port, path).expect("an answer");
             self.requests += 1;
             *self.codes.entry(code).or_default() += 1;
@@ -244,7 +269,13 @@ impl Container {
         let command = server.command(directory, container.port);
         let config = config(&command, directory, &path.replace("{id}", &container.id));
         fs::write(bundle.join("config.json"), config.to_string()).expect("a configuration");
-        container.runc(&["run", "--detach", "--bundle", &bundle.display().to_string(), &container.id]);
+        container.runc(&[
+            "run",
+            "--detach",
+            "--bundle",
+            &bundle.display().to_string(),
+            &container.id,
+        ]);
         // By connecting only: a request would have to be counted.
         wait_for("a container's server", || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, container.port)).ok()
@@ -259,7 +290,9 @@ impl Container {
         arguments.extend(server.command(self.directory.path(), port));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.runc(&arguments);
-        wait_for("a server in a container", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+        wait_for("a server in a container", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+        });
         port
     }
 
@@ -269,7 +302,11 @@ impl Container {
 
     fn runc(&self, arguments: &[&str]) {
         let log = self.directory.path().join("log");
-        let output = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
+        let output = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
         let status = Command::new("runc")
             .arg("--root")
             .arg(self.directory.path().join("state"))
@@ -303,10 +340,14 @@ fn config(command: &[String], directory: &Path, cgroup: &str) -> Value {
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}),
         json!({"destination": directory, "type": "bind", "source": directory, "options": ["bind", "rw"]}),
     ];
-    mounts.extend(SHARED.iter().map(|shared| {
-        json!({"destination": shared, "type": "bind", "source": shared, "options": ["rbind", "ro"]})
-    }));
-    let mut namespaces = vec![json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "ipc"})];
+    mounts.extend(SHARED.iter().map(
+        |shared| json!({"destination": shared, "type": "bind", "source": shared, "options": ["rbind", "ro"]}),
+    ));
+    let mut namespaces = vec![
+        json!({"type": "pid"}),
+        json!({"type": "mount"}),
+        json!({"type": "ipc"}),
+    ];
     if is_unified() {
         // As containerd and CRI-O do there.
         namespaces.push(json!({"type": "cgroup"}));

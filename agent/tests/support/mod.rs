@@ -1,4 +1,5 @@
 //! The real things of the integration tests: the agent, an nginx, a load, and what the kernel still holds.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,11 +46,18 @@ impl Agent {
     /// Starts `run --hook <hook>` and waits until it answers, which it does once its programs are attached.
     #[track_caller]
     pub(crate) fn start(hook: &str) -> Self {
+        Self::start_with(hook, &[])
+    }
+
+    /// The same with more options.
+    #[track_caller]
+    pub(crate) fn start_with(hook: &str, options: &[&str]) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let log = fs::File::create(directory.path().join("agent.log")).expect("a log for the agent");
         let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
             .args(["run", "--hook", hook, "--plugin-dir"])
             .arg(directory.path())
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one log for both streams"))
             .stderr(log)
@@ -78,6 +86,12 @@ impl Agent {
     #[track_caller]
     pub(crate) fn totals(&self) -> Totals {
         Totals(self.get("/totals").expect("the agent answers"))
+    }
+
+    /// `GET /report`.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        self.get("/report").expect("the agent answers")
     }
 
     fn get(&self, path: &str) -> io::Result<Value> {
@@ -155,10 +169,15 @@ impl Totals {
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
     pub(crate) fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
+        self.of_place("cgroup", cgroup)
+    }
+
+    /// The same of all whose `field` is `value`, as in `pod_uid`.
+    pub(crate) fn of_place(&self, field: &str, value: &str) -> (u64, Codes) {
         sum(["processes", "exited"]
             .into_iter()
             .flat_map(|list| self.entries(list))
-            .filter(|entry| entry["cgroup"] == cgroup))
+            .filter(|entry| entry[field] == value))
     }
 
     /// Losses by cause.

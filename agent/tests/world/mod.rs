@@ -1,9 +1,14 @@
 //! An agent without a kernel half: counters, processes and names are what the test says, all behind them is real.
-#![allow(dead_code, reason = "each test and bench uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test and bench uses a part of it, and has failed where it cannot go on"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -79,36 +84,80 @@ impl Kernel for Counters {
     }
 }
 
-/// What the agent sees. Its `/proc` is a directory.
+/// What the agent sees. Its `/proc` and its cgroups are directories.
 pub(crate) struct World {
     pub(crate) counters: Counters,
     pub(crate) directory: watch::Sender<Arc<Directory>>,
-    pub(crate) proc: TempDir,
+    root: TempDir,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self {
+        let world = Self {
             counters: Counters::default(),
             directory: watch::Sender::default(),
-            proc: tempfile::tempdir().unwrap(),
+            root: tempfile::tempdir().unwrap(),
+        };
+        for (process, cgroup) in [("self", "/agent"), ("1", "/init.scope")] {
+            let namespaces = world.proc().join(process).join("ns");
+            fs::create_dir_all(&namespaces).unwrap();
+            fs::write(
+                world.proc().join(process).join("cgroup"),
+                format!("0::{cgroup}\n"),
+            )
+            .unwrap();
         }
+        let mount = world.root.path().join("cgroup");
+        fs::create_dir(&mount).unwrap();
+        let mount = format!(
+            "41 31 0:38 / {} rw,relatime - cgroup2 cgroup2 rw\n",
+            mount.display()
+        );
+        fs::write(world.proc().join("self/mountinfo"), mount).unwrap();
+        for name in ["pid", "uts"] {
+            symlink("host", world.proc().join("self/ns").join(name)).unwrap();
+        }
+        world
     }
 
-    /// A process appears, in the cgroup with this path of a v1 hierarchy.
+    fn proc(&self) -> PathBuf {
+        self.root.path().join("proc")
+    }
+
+    fn cgroup(&self, path: &str) -> PathBuf {
+        self.root.path().join("cgroup").join(path.trim_start_matches('/'))
+    }
+
+    /// A process appears.
     pub(crate) fn start(&self, pid: u32, command: &str, cgroup: &str) -> Owner {
+        fs::create_dir_all(self.cgroup(cgroup)).unwrap();
         let owner = Owner {
             pid,
             start_time: 1_000_000_000 + u64::from(pid) * 10_000_000,
-            cgroup: 1,
+            cgroup: fs::metadata(self.cgroup(cgroup)).unwrap().ino(),
         };
         let directory = self.process(pid);
         fs::create_dir_all(&directory).unwrap();
         let ticks = owner.start_time / 10_000_000;
         let stat = format!("{pid} ({command}) S 1 7 7 0 -1 0 1 0 0 0 1 2 0 0 20 0 1 0 {ticks} 1 1 1\n");
         fs::write(directory.join("stat"), stat).unwrap();
-        fs::write(directory.join("cgroup"), format!("5:memory:{cgroup}\n0::/\n")).unwrap();
+        fs::write(directory.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
         owner
+    }
+
+    /// A cgroup is gone.
+    pub(crate) fn remove(&self, cgroup: &str) {
+        fs::remove_dir(self.cgroup(cgroup)).unwrap();
+    }
+
+    /// The test itself, as a poller, has this environment and is in this PID namespace.
+    pub(crate) fn poller(&self, environment: &str, pid_namespace: &str) {
+        let directory = self.process(std::process::id());
+        let _before = fs::remove_dir_all(&directory);
+        fs::create_dir_all(directory.join("ns")).unwrap();
+        symlink(pid_namespace, directory.join("ns/pid")).unwrap();
+        symlink("container", directory.join("ns/uts")).unwrap();
+        fs::write(directory.join("environ"), environment).unwrap();
     }
 
     /// A process is gone.
@@ -117,12 +166,12 @@ impl World {
     }
 
     fn process(&self, pid: u32) -> PathBuf {
-        self.proc.path().join(pid.to_string())
+        self.proc().join(pid.to_string())
     }
 
     /// A sampler of this world.
     pub(crate) fn sampler(&self, settings: &Settings) -> (Sampler<Counters>, Feed) {
-        let processes = Processes::new(self.proc.path());
+        let processes = Processes::new(&self.proc());
         let directory = self.directory.subscribe();
         Sampler::new(
             self.counters.clone(),
@@ -134,19 +183,16 @@ impl World {
     }
 }
 
-/// Settings that do not depend on this host.
+/// Settings that do not depend on this host, with these options of a file; without those that are empty.
 pub(crate) fn settings(overrides: &[(&str, &str)]) -> Settings {
-    let mut yaml: BTreeMap<&str, &str> =
+    let mut options: BTreeMap<&str, &str> =
         [("hostId", "node-1"), ("interval", "100ms"), ("history", "6s")].into();
-    yaml.extend(overrides.iter().copied());
+    options.extend(overrides.iter().copied());
+    options.retain(|_, value| !value.is_empty());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("agent.yaml");
-    let lines: String = yaml
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{name}: {value}\n"))
-        .collect();
-    fs::write(&file, lines).unwrap();
+    // JSON is YAML.
+    fs::write(&file, serde_json::to_string(&options).unwrap()).unwrap();
     Settings::new(Overrides::from_file(&file).unwrap()).unwrap()
 }
 
