@@ -216,7 +216,8 @@ pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
     let mut line = String::new();
     answer.read_line(&mut line)?;
     let code = line.split(' ').nth(1).map(str::to_owned);
-    answer.read_to_end(&mut Vec::new())?;
+    // busybox's httpd ends without reading all headers, which resets the connection behind its answer.
+    let _whole = answer.read_to_end(&mut Vec::new());
     code.ok_or_else(|| io::Error::other(format!("not HTTP: {line:?}")))
 }
 
