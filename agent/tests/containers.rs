@@ -163,9 +163,12 @@ fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
         containers[0].drive(7 + number);
         containers[1].drive(20 + number);
     }
-    // A command in a running container is the container.
-    let exec = pods[0].2[0].exec(Server::ProcessPerRequest);
-    pods[0].2[0].truth.drive(exec, 5);
+    // A command in a running container is the container. A virtual machine's tests run in a chroot, out of which
+    // runc cannot find a running container's root.
+    if env::var_os("TEST_KERNEL").is_none() {
+        let exec = pods[0].2[0].exec(Server::Prefork);
+        pods[0].2[0].truth.drive(exec, 5);
+    }
 
     for (layout, uid, containers) in &pods {
         let mut sum = Truth::default();

@@ -229,7 +229,7 @@ impl Pods {
                     // The watch itself would try to go on where it was, for ever.
                     self.watch = self.access.watch();
                 }
-                self.fail(&chain(&error), advice(&error));
+                self.fail(&cause(&error), advice(&error));
                 return None;
             }
             // Not known to happen.
@@ -284,6 +284,12 @@ impl Pods {
         }
         self.failing = false;
     }
+}
+
+/// What an error comes down to: kube's own messages repeat what they are made of.
+pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).last();
+    innermost.unwrap_or(error).to_string()
 }
 
 fn status(error: &watcher::Error) -> Option<&Status> {

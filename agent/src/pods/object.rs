@@ -387,7 +387,7 @@ mod tests {
             assert_eq!((pod.controllers, pod.owner), (controllers, owner), "{kind}");
         }
         let pod = read(metadata(
-            json!({"ownerReferences": [reference("apps/v1", "DaemonSet", false)]}),
+            &json!({"ownerReferences": [reference("apps/v1", "DaemonSet", false)]}),
         ))
         .unwrap();
         assert_eq!((pod.controllers, pod.owner), (vec![], None));

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::api::cause;
 use super::object::controller_of;
-use crate::cause::chain;
 use crate::workload::Controller;
 
 /// How many owners are remembered. A node has at most some hundred at a time; it forgets all when there are more.
@@ -130,7 +130,7 @@ impl Owners {
     }
 
     fn put_back(&mut self, owner: Owner, error: &kube::Error) {
-        let error_text = chain(error);
+        let error_text = cause(error);
         match error {
             kube::Error::Api(status) if status.is_forbidden() => {
                 if !self.refused {

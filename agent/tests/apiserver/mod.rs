@@ -222,9 +222,10 @@ async fn pods(
     let selector = query.get("fieldSelector").map(String::as_str);
     assert_eq!(selector, Some(format!("spec.nodeName={NODE}").as_str()), "{uri}");
     let watches = query.contains_key("watch");
-    let fault = match watches {
-        true => lock().watch_faults.pop_front(),
-        false => lock().list_faults.pop_front(),
+    let fault = if watches {
+        lock().watch_faults.pop_front()
+    } else {
+        lock().list_faults.pop_front()
     };
     let (mut torn, mut expired) = (false, false);
     match fault {
@@ -238,7 +239,7 @@ async fn pods(
     }
     if watches {
         let from: u64 = query["resourceVersion"].parse().expect("a version");
-        return watch_pods(objects, changes, cut, from, torn, expired);
+        return watch_pods(objects, &changes, &cut, from, torn, expired);
     }
     let objects = lock();
     let limit: usize = query["limit"].parse().expect("a limit");
@@ -258,8 +259,8 @@ async fn pods(
 
 fn watch_pods(
     objects: Arc<Mutex<Objects>>,
-    changes: watch::Sender<u64>,
-    cut: watch::Sender<u64>,
+    changes: &watch::Sender<u64>,
+    cut: &watch::Sender<u64>,
     from: u64,
     torn: bool,
     expired: bool,

@@ -36,12 +36,9 @@ const SHARED: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"];
 
 /// Digits that no other run has.
 pub(crate) fn digits(count: usize) -> String {
-    let mut text = String::new();
-    while text.len() < count {
-        text.push_str(&format!("{:016x}", RandomState::new().hash_one(0)));
-    }
-    text.truncate(count);
-    text
+    let parts = std::iter::repeat_with(|| format!("{:016x}", RandomState::new().hash_one(0)));
+    let text: String = parts.take(count.div_ceil(16)).collect();
+    text[..count].to_owned()
 }
 
 pub(crate) fn new_uid() -> String {
@@ -216,8 +213,7 @@ pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
     let mut line = String::new();
     answer.read_line(&mut line)?;
     let code = line.split(' ').nth(1).map(str::to_owned);
-    // busybox's httpd ends without reading all headers, which resets the connection behind its answer.
-    let _whole = answer.read_to_end(&mut Vec::new());
+    answer.read_to_end(&mut Vec::new())?;
     code.ok_or_else(|| io::Error::other(format!("not HTTP: {line:?}")))
 }
 
@@ -237,7 +233,8 @@ impl Truth {
             } else {
                 "/index.html"
             };
-            let code = get(port, path).expect("an answer");
+            let code =
+                get(port, path).unwrap_or_else(|error| panic!("request {number} to port {port}: {error}"));
             self.requests += 1;
             *self.codes.entry(code).or_default() += 1;
         }
@@ -288,7 +285,9 @@ impl Container {
     pub(crate) fn exec(&self, server: Server) -> u16 {
         let port = free_port();
         let mut arguments = vec!["exec".to_owned(), "--detach".to_owned(), self.id.clone()];
-        arguments.extend(server.command(self.directory.path(), port));
+        let site = self.directory.path().join("exec");
+        write_site(&site, port);
+        arguments.extend(server.command(&site, port));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.runc(&arguments);
         wait_for("a server in a container", || {
