@@ -66,10 +66,10 @@ impl Names {
     async fn until(&mut self, what: &str, is_so: impl Fn(&Directory) -> bool) -> Arc<Directory> {
         let latest = self.directory.clone();
         let found = self.directory.wait_for(|directory| is_so(directory));
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(directory) => Arc::clone(&directory.expect("it runs")),
-            Err(_) => panic!("waited in vain until {what}: {:?}", latest.borrow()),
-        }
+        let Ok(directory) = tokio::time::timeout(PATIENCE, found).await else {
+            panic!("waited in vain until {what}: {:?}", latest.borrow());
+        };
+        Arc::clone(&directory.expect("it runs"))
     }
 
     async fn until_named(&mut self, uid: &str, name: &str) -> Arc<Directory> {
