@@ -30,10 +30,10 @@ demo: setup ## install, build, and watch the agent count a real nginx
 	$(env) cargo build --release --bins -p scope-http-statistics-agent
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
 
-bench: ## measure what an idle agent and one of 2,000 busy processes cost; takes five minutes
-	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench scale
+bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
+	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale
 
-test: ## all checks and tests, on this kernel and on five others in virtual machines
+test: ## all checks and tests, on this kernel, on five others in virtual machines, on a Kubernetes control plane
 	.ci/test
 
 lint: ## formatting, clippy, documentation, dependencies, scripts

@@ -221,11 +221,15 @@ pub enum Setting {
     UnixReadFlags,
     /// Value: one of [`stand_ins`].
     StandIns,
+    /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.
+    TcpEndsSeen,
+    /// The same for unix sockets.
+    UnixEndsSeen,
 }
 
 impl Setting {
     /// How many there are.
-    pub const COUNT: usize = Self::StandIns as usize + 1;
+    pub const COUNT: usize = Self::UnixEndsSeen as usize + 1;
     /// Value of a setting that this kernel does not have.
     pub const NONE: u32 = u32::MAX;
 }

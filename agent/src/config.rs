@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-use crate::bpf::HookChoice;
+use crate::bpf::{HookChoice, MapSizes};
 use crate::filter::{Filter, Namespaces, Processes};
 use crate::report::PLUGIN_ID;
 
@@ -85,6 +85,9 @@ pub enum ValueError {
     /// Not a status code.
     #[error("`{0}` is not an HTTP status code: list codes from 100 to 599, as in 200,404,500")]
     StatusCode(String),
+    /// Outside the range of map sizes.
+    #[error("a map of `{0}` entries is not usable: take {MIN_MAP_ENTRIES} to {MAX_MAP_ENTRIES}")]
+    MapEntries(String),
     /// Cannot be part of a node's id.
     #[error(
         "`{0}` is not usable as host id: it must not be empty and have no `;`, spaces or control characters"
@@ -121,6 +124,11 @@ pub enum ValueError {
 const MAX_SOCKET_PATH: usize = 107;
 /// Most samples in a window: bounds memory and the size of reports.
 const MAX_SAMPLES: u128 = 600;
+
+/// Fewest entries of a kernel map: less, and the kernel's own spares for each CPU take them all.
+const MIN_MAP_ENTRIES: u32 = 1024;
+/// Most: two gigabytes.
+const MAX_MAP_ENTRIES: u32 = 16 * 1024 * 1024;
 
 fn duration(text: &str) -> Result<Duration, ValueError> {
     let parsed = SignedDuration::from_str(text)
@@ -190,6 +198,42 @@ impl FromStr for History {
         } else {
             Err(ValueError::History(history))
         }
+    }
+}
+
+/// Entries of a kernel map: 1,024 to 16,777,216.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntries(u32);
+
+impl MapEntries {
+    /// As a number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for MapEntries {
+    type Error = ValueError;
+
+    fn try_from(entries: u32) -> Result<Self, ValueError> {
+        if (MIN_MAP_ENTRIES..=MAX_MAP_ENTRIES).contains(&entries) {
+            Ok(Self(entries))
+        } else {
+            Err(ValueError::MapEntries(entries.to_string()))
+        }
+    }
+}
+
+impl FromStr for MapEntries {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let entries: u32 = text
+            .parse()
+            .ok()
+            .ok_or_else(|| ValueError::MapEntries(text.to_owned()))?;
+        entries.try_into()
     }
 }
 
@@ -488,6 +532,26 @@ pub struct Overrides {
     #[serde(deserialize_with = "parsed")]
     pub host_id: Option<HostId>,
 
+    /// Connections whose state is kept; beyond, the least recently used are forgotten [default: 65536]
+    #[arg(
+        long,
+        global = true,
+        value_name = "COUNT",
+        env = "SCOPE_HTTP_STATISTICS_MAX_CONNECTIONS"
+    )]
+    #[serde(deserialize_with = "map_entries")]
+    pub max_connections: Option<MapEntries>,
+
+    /// Counters: one for requests and one for each status code, of each process [default: 16384]
+    #[arg(
+        long,
+        global = true,
+        value_name = "COUNT",
+        env = "SCOPE_HTTP_STATISTICS_MAX_COUNTERS"
+    )]
+    #[serde(deserialize_with = "map_entries")]
+    pub max_counters: Option<MapEntries>,
+
     /// Name of this node in its cluster, by which the API server is asked for its pods [default: `NODE_NAME`]
     #[arg(
         long,
@@ -596,6 +660,14 @@ fn namespace_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<N
         .transpose()
 }
 
+/// A number.
+fn map_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MapEntries>, D::Error> {
+    let entries = Option::<u32>::deserialize(deserializer)?;
+    entries
+        .map(|entries| entries.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
 impl Overrides {
     /// Reads a YAML file: the flags' names in camelCase, as in `pluginDir: /run/scope/plugins`.
     ///
@@ -648,6 +720,8 @@ impl Overrides {
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
+            max_connections,
+            max_counters,
             log_level,
             log_format,
         } = self;
@@ -665,6 +739,8 @@ impl Overrides {
                 include: include.or(other.namespaces.include),
                 exclude: exclude.or(other.namespaces.exclude),
             },
+            max_connections: max_connections.or(other.max_connections),
+            max_counters: max_counters.or(other.max_counters),
             log_level: log_level.or(other.log_level),
             log_format: log_format.or(other.log_format),
         }
@@ -694,6 +770,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// What is shown.
     pub filter: Filter,
+    /// Entries of the kernel's maps.
+    pub map_sizes: MapSizes,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it looks.
@@ -720,6 +798,8 @@ impl Settings {
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
+            max_connections,
+            max_counters,
             log_level,
             log_format,
         } = overrides;
@@ -747,6 +827,7 @@ impl Settings {
             Some(host_id) => (host_id, HostIdSource::Configured),
             None => detect_host_id()?,
         };
+        let map_sizes = MapSizes::default();
         Ok(Self {
             plugin_dir: plugin_dir.unwrap_or_default(),
             hook: hook.unwrap_or(HookChoice::Auto),
@@ -758,6 +839,10 @@ impl Settings {
             node_name: node_name.or_else(|| std::env::var("NODE_NAME").ok()?.parse().ok()),
             kubeconfig,
             filter,
+            map_sizes: MapSizes {
+                connections: max_connections.map_or(map_sizes.connections, MapEntries::get),
+                counters: max_counters.map_or(map_sizes.counters, MapEntries::get),
+            },
             log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
         })
@@ -789,10 +874,33 @@ mod tests {
     use crate::bpf::Hook;
 
     #[test]
+    fn maps_have_a_thousand_to_sixteen_million_entries() {
+        for (text, entries) in [("1024", Some(1024)), ("16777216", Some(16_777_216))] {
+            assert_eq!(
+                MapEntries::from_str(text).ok().map(MapEntries::get),
+                entries,
+                "{text}"
+            );
+        }
+        for text in ["0", "1023", "16777217", "-1", "many", ""] {
+            let error = MapEntries::from_str(text).expect_err(text).to_string();
+            assert!(error.contains("take 1024 to 16777216"), "{error}");
+        }
+        let file = "maxConnections: 2048\nmaxCounters: 4096";
+        let settings = Settings::new(Overrides::from_yaml(file).expect("a configuration")).expect("settings");
+        let sizes = MapSizes {
+            connections: 2048,
+            counters: 4096,
+        };
+        assert_eq!(settings.map_sizes, sizes);
+    }
+
+    #[test]
     fn a_file_sets_everything() {
         let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
-                    statusCodes: [418, 200]\nhostId: node-1\nnodeName: n1.example\nkubeconfig: /k\n\
-                    processes: pods\nnamespaces:\n  include: [shop, web]\n  exclude: []\n\
+                    statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
+                    nodeName: n1.example\nkubeconfig: /k\nprocesses: pods\n\
+                    namespaces:\n  include: [shop, web]\n  exclude: []\n\
                     logLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
@@ -808,6 +916,8 @@ mod tests {
                 include: Some("web,shop".parse().unwrap()),
                 exclude: Some(Namespaces::default()),
             },
+            max_connections: Some("2048".parse().unwrap()),
+            max_counters: Some("4096".parse().unwrap()),
             log_level: Some(LogLevel::Debug),
             log_format: Some(LogFormat::Json),
         };

@@ -69,7 +69,7 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
     let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
-    let probes = block_in_place(|| Probes::attach(settings.hook))?;
+    let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
     let attached = Instant::now();
     log_start(settings, &probes);
 

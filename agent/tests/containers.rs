@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod runtime;
+#[allow(dead_code, reason = "the other tests use the rest")]
 mod support;
 
 use std::collections::BTreeMap;

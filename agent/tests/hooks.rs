@@ -4,6 +4,7 @@
 //! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a virtual machine for each kernel (.ci/vm-runner).
 //! `TEST_HOOKS="fentry kprobe"` names others.
 
+#[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
 
 use std::collections::BTreeSet;
@@ -24,19 +25,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn for_each_hook(test: impl Fn(&str)) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // Set by .ci/vm-runner: there all hooks must attach.
-    let default = if env::var_os("TEST_KERNEL").is_some() {
-        "fentry kprobe tracepoint"
-    } else {
-        "tracepoint"
-    };
-    for hook in env::var("TEST_HOOKS")
-        .as_deref()
-        .unwrap_or(default)
-        .split_whitespace()
-    {
-        test(hook);
-    }
+    support::for_each_hook(test);
 }
 
 fn totals_agree(hook: &str, connections: usize, requests: usize) {

@@ -238,11 +238,12 @@ async fn a_thousand_clients_that_sit_there_do_not_get_in_the_way_of_a_poller() {
     let mut flood = Vec::new();
     for number in 0..FLOOD {
         let mut client = server.connect();
-        match number % 4 {
+        match number % 5 {
             0 => {}
             1 => write!(client, "GET /rep").unwrap(),
             // Displaced as they are, some cannot say what they want.
             2 => drop(client.write_all(b"GET /report HTTP/1.1\r\nHost: plugin\r\n")),
+            3 => drop(client.write_all(b"GET /report HTTP/1.1\r\nHost: plugin\r\n\r\n")),
             _ => drop(client.write_all(b"\0\x01garbage")),
         }
         flood.push(client);

@@ -2,53 +2,127 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use crate::crd;
+use crate::run;
 
-/// Exit code of a run without a command: the same as for a command line that clap refuses.
-const EXIT_USAGE: u8 = 2;
-
-const NO_CONTROLLER: &str = "scope-http-statistics-operator: this version has no controller yet, nothing was started; \
-                             run the agents with `kubectl apply -f deployments/agent-daemonset.yaml`";
-
-/// Prints the HttpStatistics custom resource definition. This version has no controller yet.
+/// Runs the agents of scope-http-statistics on a cluster as its HttpStatistics resources say.
 #[derive(Debug, Parser)]
-#[command(name = "scope-http-statistics-operator", version)]
+#[command(name = "scope-http-statistics-operator", version, max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+
+    #[command(flatten)]
+    options: Options,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Command {
-    /// Print the HttpStatistics custom resource definition as YAML.
+    /// Watch the cluster's resources until stopped (default)
+    Run,
+    /// Print the HttpStatistics custom resource definition as YAML
     Crd,
+}
+
+#[derive(Args, Debug)]
+struct Options {
+    /// Namespace of the agents [default: the operator's own]
+    #[arg(long, global = true, env = "SCOPE_HTTP_STATISTICS_OPERATOR_NAMESPACE")]
+    namespace: Option<String>,
+
+    /// Where to serve /healthz, /readyz and /metrics
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8080",
+        env = "SCOPE_HTTP_STATISTICS_OPERATOR_LISTEN"
+    )]
+    listen: SocketAddr,
+
+    /// What is logged: error, warn, info, debug or trace, also by module
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "SCOPE_HTTP_STATISTICS_OPERATOR_LOG"
+    )]
+    log: String,
+
+    /// How log lines look
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "SCOPE_HTTP_STATISTICS_OPERATOR_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
     Crd(#[from] crd::Error),
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    #[error("`{0}` is no log filter: write a level, as in info, or a list, as in info,kube=debug")]
+    Log(String),
     #[error("failed to write to standard output")]
     Output(#[source] io::Error),
 }
 
-/// Runs the command: output goes to `out`, what went wrong to `err` in one line.
-pub fn run(cli: &Cli, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
-    let (message, code) = match cli.command {
-        None => (NO_CONTROLLER.to_owned(), ExitCode::from(EXIT_USAGE)),
-        Some(Command::Crd) => match print_crd(out) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (describe(&error), ExitCode::FAILURE),
-        },
+/// Runs the command: output goes to `out`, what went wrong to `err` in one line. Log lines go to standard error.
+pub fn run(cli: Cli, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
+    let Cli { command, options } = cli;
+    let result = match command.unwrap_or(Command::Run) {
+        Command::Run => operate(options),
+        Command::Crd => print_crd(out),
     };
-    // With standard error gone as well, the exit code is all that is left to tell.
-    let _ = writeln!(err, "{message}");
-    code
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With standard error gone as well, the exit code is all that is left to tell.
+            let _ = writeln!(err, "{}", describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn operate(options: Options) -> Result<(), Error> {
+    let Options {
+        namespace,
+        listen,
+        log,
+        log_format,
+    } = options;
+    let filter = EnvFilter::try_new(&log).ok().ok_or(Error::Log(log))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false);
+    match log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(run::run(namespace, listen)?)
 }
 
 fn print_crd(out: &mut impl Write) -> Result<(), Error> {
@@ -59,10 +133,13 @@ fn print_crd(out: &mut impl Write) -> Result<(), Error> {
 }
 
 fn describe(error: &Error) -> String {
-    match error.source() {
-        Some(source) => format!("error: {error}: {source}"),
-        None => format!("error: {error}"),
+    let mut text = format!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
+    text
 }
 
 #[cfg(test)]
@@ -73,7 +150,7 @@ mod tests {
     fn run_with(args: &[&str]) -> (ExitCode, String, String) {
         let cli = Cli::parse_from([&["scope-http-statistics-operator"], args].concat());
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run(&cli, &mut out, &mut err);
+        let code = run(cli, &mut out, &mut err);
         (
             code,
             String::from_utf8(out).unwrap(),
@@ -82,14 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_it_says_that_there_is_no_controller_and_fails() {
-        let (code, out, err) = run_with(&[]);
-        assert_eq!(code, ExitCode::from(2));
-        assert_eq!(out, "");
-        assert_eq!(err.lines().count(), 1, "{err}");
-        assert!(
-            err.contains("no controller yet") && err.contains("deployments/agent-daemonset.yaml"),
-            "{err}"
+    fn a_log_filter_that_is_none_is_refused_with_what_would_be_one() {
+        let (code, out, err) = run_with(&["--log", "info=loud=x"]);
+        assert_eq!((code, out.as_str()), (ExitCode::FAILURE, ""));
+        assert_eq!(
+            err,
+            "error: `info=loud=x` is no log filter: write a level, as in info, or a list, as in info,kube=debug\n"
         );
     }
 
@@ -114,9 +189,7 @@ mod tests {
         }
         let mut err = Vec::new();
         let code = run(
-            &Cli {
-                command: Some(Command::Crd),
-            },
+            Cli::parse_from(["scope-http-statistics-operator", "crd"]),
             &mut Closed,
             &mut err,
         );

@@ -1,9 +1,13 @@
-//! The operator: the `HttpStatistics` resource that describes how the node agents of a cluster should run.
+//! The operator: runs the node agents of a cluster as its `HttpStatistics` resources say.
 //!
-//! This version defines the resource ([`api`]) and generates its `CustomResourceDefinition` ([`crd`]). It has no
-//! controller yet: nothing acts on the resource, and the binary says so when it is started without a command.
+//! [`api`] defines the resource and [`crd`] renders its definition. [`controller`] does the work: resources in, objects
+//! and status out. [`server`] and [`metrics`] tell how it does; [`cli`] and [`run`] start and stop it.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod cli;
+pub mod controller;
 pub mod crd;
+pub mod metrics;
+pub mod run;
+pub mod server;

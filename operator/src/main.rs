@@ -7,5 +7,5 @@ use clap::Parser;
 use operator::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    cli::run(&Cli::parse(), &mut io::stdout().lock(), &mut io::stderr().lock())
+    cli::run(Cli::parse(), &mut io::stdout(), &mut io::stderr())
 }

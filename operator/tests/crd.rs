@@ -15,6 +15,7 @@ use operator::api::v1alpha1::{
     AttachMode, DEFAULT_STATUS_CODES, HostId, HttpStatistics, HttpStatisticsSpec, LogLevel, SecurityMode,
     UpdateKind,
 };
+use operator::controller::validate::validate;
 use operator::crd;
 use serde_json::{Value, json};
 
@@ -190,6 +191,7 @@ fn a_full_spec_keeps_every_field() {
         "historySeconds": 120,
         "statusCodes": [200, 404],
         "namespaces": {"include": ["shop"], "exclude": ["kube-system"]},
+        "processes": "Pods",
         "hostId": "Hostname",
         "pluginDirectory": "/var/run/other/plugins",
         "metrics": {"port": 9999},
@@ -214,4 +216,58 @@ fn status_lists_conditions_by_type() {
         conditions.x_kubernetes_list_map_keys.as_deref(),
         Some(&["type".to_owned()][..])
     );
+}
+
+/// API servers from 1.25 on refuse a definition with a rule that they cannot compile.
+#[test]
+fn every_rule_compiles_and_the_validation_knows_it_too() {
+    let schema = serde_json::to_value(schema()).unwrap();
+    let rules = kube_cel::compile_schema(&schema);
+    assert!(!rules.has_errors() && !rules.properties["spec"].has_errors());
+    assert_eq!(
+        (
+            rules.validations.len(),
+            rules.properties["spec"].validations.len()
+        ),
+        (1, 2)
+    );
+    let long = "x".repeat(64);
+    let cases = [
+        ("default", json!({}), true),
+        (&long, json!({}), false),
+        (&long[1..], json!({}), true),
+        (
+            "default",
+            json!({"intervalSeconds": 30, "historySeconds": 30}),
+            true,
+        ),
+        (
+            "default",
+            json!({"intervalSeconds": 30, "historySeconds": 29}),
+            false,
+        ),
+        ("default", json!({"nodeSelector": {"pool": "web"}}), true),
+        (
+            "default",
+            json!({"nodeSelector": {"kubernetes.io/os": "linux"}}),
+            true,
+        ),
+        (
+            "default",
+            json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+            false,
+        ),
+    ];
+    for (name, change, good) in cases {
+        let mut spec = json!({"image": "agent:1"});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let spec = serde_json::to_value(parse(spec)).unwrap();
+        let resource = json!({"metadata": {"name": name, "uid": "u", "generation": 1}, "spec": spec});
+        let by_rules = kube_cel::validate(&schema, &resource, None);
+        assert_eq!(by_rules.is_ok(), good, "{name} {change}: {by_rules:?}");
+        let by_operator = validate(&serde_json::from_value(resource).unwrap());
+        assert_eq!(by_operator.is_ok(), good, "{name} {change}: {by_operator:?}");
+    }
 }

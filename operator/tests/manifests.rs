@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use k8s_openapi::Resource;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
+use operator::controller::build::AGENT_ROLE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -91,4 +93,81 @@ fn scope_finds_the_agents_and_takes_them_for_nothing_else() {
         .as_ref()
         .unwrap();
     assert_eq!(node_name.field_path, "spec.nodeName");
+}
+
+fn operator_manifest() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployments/operator.yaml");
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
+    let manifest = operator_manifest();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&manifest).unwrap();
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    let mut names = Vec::new();
+    for document in &documents {
+        match document["kind"].as_str().unwrap() {
+            "Namespace" => drop(typed::<Namespace>(document)),
+            "ServiceAccount" => drop(typed::<ServiceAccount>(document)),
+            "ClusterRoleBinding" => drop(typed::<ClusterRoleBinding>(document)),
+            "RoleBinding" => drop(typed::<RoleBinding>(document)),
+            "Deployment" => drop(typed::<Deployment>(document)),
+            "ClusterRole" => {
+                let role: ClusterRole = typed(document);
+                names.push(role.metadata.name.unwrap());
+                rules.extend(role.rules.unwrap());
+            }
+            "Role" => rules.extend(typed::<Role>(document).rules.unwrap()),
+            kind => panic!("unexpected {kind}"),
+        }
+    }
+    assert!(names.iter().any(|name| name == AGENT_ROLE), "{names:?}");
+    for rule in &rules {
+        let words = [
+            Some(&rule.verbs),
+            rule.api_groups.as_ref(),
+            rule.resources.as_ref(),
+        ];
+        assert!(
+            words
+                .iter()
+                .flatten()
+                .all(|words| words.iter().all(|word| word != "*")),
+            "{rule:?}"
+        );
+        // Owner references make Kubernetes delete.
+        assert!(
+            !rule.verbs.iter().any(|verb| verb.starts_with("delete")),
+            "{rule:?}"
+        );
+    }
+    // In each role, the line before a rule says why.
+    let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+    let reasons = lines
+        .windows(2)
+        .filter(|pair| pair[1].starts_with("- apiGroups:") && pair[0].starts_with("# "));
+    assert_eq!(reasons.count(), rules.len());
+}
+
+#[test]
+fn there_is_never_a_second_operator_and_it_has_no_rights_on_its_node() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&operator_manifest()).unwrap();
+    let document = documents
+        .iter()
+        .find(|document| document["kind"] == "Deployment")
+        .unwrap();
+    let spec = typed::<Deployment>(document).spec.unwrap();
+    assert_eq!(spec.replicas, Some(1));
+    assert_eq!(spec.strategy.unwrap().type_.as_deref(), Some("Recreate"));
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+    let security = pod.containers[0].security_context.clone().unwrap();
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    let capabilities = security.capabilities.unwrap();
+    assert_eq!(
+        (capabilities.drop, capabilities.add),
+        (Some(vec!["ALL".to_owned()]), None)
+    );
 }

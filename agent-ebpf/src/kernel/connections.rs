@@ -9,7 +9,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
 };
 
-use super::{memory::field, process::lose};
+use super::{memory::field, process::lose, settings::setting};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -47,33 +47,35 @@ pub fn find(
     direction: Direction,
     transferred: u32,
 ) -> Option<&'static mut Connection> {
-    let identity = inode_number(sock)?;
-    known(sock, identity).or_else(|| open(sock, identity, socket, direction, transferred))
-}
-
-/// The connection of a TCP socket, if it was seen before.
-#[inline(always)]
-pub fn seen(sock: u64) -> Option<&'static mut Connection> {
-    known(sock, inode_number(sock)?)
+    seen(sock).or_else(|| open(sock, socket, direction, transferred))
 }
 
 /// The connection that is known by this address, if it is the same one: the program that sees sockets go may have
 /// been left out ([`super::fexit`]), and their memory is soon another socket's.
 #[inline(always)]
-fn known(sock: u64, identity: u32) -> Option<&'static mut Connection> {
+pub fn seen(sock: u64) -> Option<&'static mut Connection> {
     // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(&sock)? };
-    (connection.identity == identity).then_some(connection)
+    let ends_seen = if connection.has_positions() {
+        Setting::TcpEndsSeen
+    } else {
+        Setting::UnixEndsSeen
+    };
+    // Two reads of kernel memory, of which most calls on sockets that are not HTTP would consist.
+    if setting(ends_seen) == 0 && connection.identity != inode_number(sock)? {
+        return None;
+    }
+    Some(connection)
 }
 
 #[inline(never)]
 fn open(
     sock: u64,
-    identity: u32,
     socket: Socket,
     direction: Direction,
     transferred: u32,
 ) -> Option<&'static mut Connection> {
+    let identity = inode_number(sock)?;
     let tcp = match socket {
         Socket::Tcp => true,
         Socket::Unix => false,
@@ -110,7 +112,7 @@ fn open(
         lose(Loss::ConnectionsFull as u32);
         return None;
     }
-    known(sock, identity)
+    seen(sock)
 }
 
 /// The TCP sequence number after the last byte that went in `direction`, if the socket has one.

@@ -41,14 +41,12 @@ mod tests {
         assert!(first.wrapping_sub(before) < 1 << 31);
         // More than all CPUs may still have of their batches.
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let last = (0..BATCH as usize * (cpus + 1))
-            .map(|_| {
-                let (socket, _peer) = UnixStream::pair().expect("a socket");
-                let file = File::from(std::os::fd::OwnedFd::from(socket));
-                file.metadata().expect("a socket's inode").st_ino()
-            })
-            .last()
-            .expect("a number");
+        let mut last = 0;
+        for _ in 0..BATCH as usize * (cpus + 1) {
+            let (socket, _peer) = UnixStream::pair().expect("a socket");
+            let file = File::from(std::os::fd::OwnedFd::from(socket));
+            last = file.metadata().expect("a socket's inode").st_ino();
+        }
         let last = u32::try_from(last & u64::from(u32::MAX)).expect("32 bits");
         assert!(last.wrapping_sub(first) < 1 << 31, "{last} {first}");
     }

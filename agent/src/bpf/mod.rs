@@ -9,15 +9,16 @@ use thiserror::Error;
 mod btf;
 mod counters;
 mod inodes;
-mod misses;
 mod object;
 mod preflight;
 mod priority;
 mod probes;
 mod settings;
+mod statistics;
 
 pub use preflight::{Check, CheckState, Preflight, preflight};
 pub use probes::{Error, Probes, verify};
+pub use statistics::{ProgramStatistics, measure_run_times};
 
 pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
 
@@ -89,6 +90,25 @@ impl FromStr for HookChoice {
             .find(|hook| hook.name() == word)
             .map(Self::Only)
             .ok_or(UnknownHook)
+    }
+}
+
+/// Entries of the kernel's maps, all allocated at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Connections whose state is kept.
+    pub connections: u32,
+    /// Counters: one for requests and one for each status code, of each process.
+    pub counters: u32,
+}
+
+impl Default for MapSizes {
+    /// Enough for 1,000 processes with a dozen codes each.
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            counters: 16_384,
+        }
     }
 }
 

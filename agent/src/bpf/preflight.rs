@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{
-    Hook,
+    Hook, MapSizes,
     btf::{Btf, VMLINUX},
     probes::{Error, Kernel, reason},
 };
@@ -142,7 +142,7 @@ fn capabilities_check() -> Check {
 /// One row for each hook, and one that says which is taken.
 fn hook_checks() -> Vec<Check> {
     let name = |hook: Hook| format!("hook {hook}");
-    let kernel = match Kernel::examine() {
+    let kernel = match Kernel::examine(MapSizes::default()) {
         Ok(kernel) => kernel,
         Err(error) => {
             let why = match error {

@@ -11,13 +11,14 @@ use aya::{
 use thiserror::Error;
 
 use super::{
-    Counter, CounterKey, Hook, HookChoice, Loss, Losses,
+    Counter, CounterKey, Hook, HookChoice, Loss, Losses, MapSizes,
     btf::{Btf, BtfError},
-    counters, inodes, misses,
+    counters, inodes,
     object::{self, OBJECT, PreemptionCalls},
     preflight,
     priority::RealTime,
     settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
+    statistics::{self, ProgramStatistics},
 };
 
 /// `ENOTSUPP` (include/linux/errno.h): the kernel's own, not for user space, but it gets here.
@@ -127,8 +128,8 @@ impl Probes {
     /// # Errors
     /// When the hook that `choice` asks for, or with [`HookChoice::Auto`] none of them, can be used. What had been
     /// attached until then is detached.
-    pub fn attach(choice: HookChoice) -> Result<Self, Error> {
-        let kernel = Kernel::examine()?;
+    pub fn attach(choice: HookChoice, sizes: MapSizes) -> Result<Self, Error> {
+        let kernel = Kernel::examine(sizes)?;
         let hooks = match &choice {
             HookChoice::Auto => &Hook::ALL[..],
             HookChoice::Only(hook) => std::slice::from_ref(hook),
@@ -232,12 +233,17 @@ impl Probes {
 
     /// Calls that no program saw, at most. What the programs themselves notice is in the map.
     fn missed(&self) -> u64 {
-        self.watched
-            .iter()
-            .filter_map(|name| self.ebpf.program(name)?.fd().ok())
-            // A kernel that does not tell does not count either.
-            .filter_map(|program| misses::of_program(program.as_fd()).ok())
-            .sum()
+        let watched = self.statistics().filter(|(name, _)| self.watched.contains(name));
+        watched.map(|(_, statistics)| statistics.misses).sum()
+    }
+
+    /// What the kernel has counted for each program, by name.
+    pub fn statistics(&self) -> impl Iterator<Item = (&str, ProgramStatistics)> {
+        self.ebpf.programs().filter_map(|(name, program)| {
+            // Programs of other hooks are not loaded.
+            let descriptor = program.fd().ok()?;
+            Some((name, statistics::of_program(descriptor.as_fd()).ok()?))
+        })
     }
 
     fn uninterrupted(&self) -> RealTime {
@@ -286,6 +292,7 @@ fn unreadable(map: &'static str, error: &MapError) -> Error {
 
 /// What is known about the running kernel.
 pub(super) struct Kernel {
+    sizes: MapSizes,
     settings: Settings,
     has_sock_length_tracepoints: bool,
     is_preemptible: bool,
@@ -298,7 +305,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Reads the kernel's type information.
-    pub(super) fn examine() -> Result<Self, Error> {
+    pub(super) fn examine(sizes: MapSizes) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NoPrograms);
         }
@@ -313,6 +320,7 @@ impl Kernel {
             return Err(Error::NotPermitted);
         }
         Ok(Self {
+            sizes,
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
             is_preemptible: is_preemptible(),
@@ -379,12 +387,18 @@ impl Kernel {
         let mut settings = self.settings;
         let stand_ins = self.stand_ins(hook);
         settings[Setting::StandIns as usize] = stand_ins;
+        let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
+        settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
+        // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
+        settings[Setting::UnixEndsSeen as usize] = u32::from(hook == Hook::Fentry && !self.is_preemptible);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global(globals::SETTINGS, &settings[..], true)
-            .override_global(globals::SYSCALLS, &calls[..], true);
+            .override_global(globals::SYSCALLS, &calls[..], true)
+            .map_max_entries(maps::CONNECTIONS, self.sizes.connections)
+            .map_max_entries(maps::COUNTERS, self.sizes.counters);
         if hook != Hook::Kprobe {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
@@ -481,7 +495,7 @@ struct Attachment {
 /// # Errors
 /// The first program that is refused, with the verifier's last words.
 pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
-    let kernel = Kernel::examine()?;
+    let kernel = Kernel::examine(MapSizes::default())?;
     let refused = |error: AttachError| Error::Hook {
         hook,
         reason: reason(hook, &error),
@@ -636,6 +650,7 @@ mod tests {
     #[test]
     fn functions_that_the_kernel_does_not_have_are_not_attached() {
         let kernel = Kernel {
+            sizes: MapSizes::default(),
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: false,
@@ -670,6 +685,7 @@ mod tests {
     #[test]
     fn preemptible_kernels_get_stand_ins_where_programs_may_be_interrupted() {
         let kernel = Kernel {
+            sizes: MapSizes::default(),
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: true,

@@ -9,15 +9,15 @@ use tokio::task::{AbortHandle, Id};
 /// What a client has done so far, as its connection's task notes it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Activity {
-    /// One clock for all clients: how many requests there were of any client.
+    /// One clock for all clients: how many answers were taken by any client.
     clock: Arc<AtomicU64>,
-    /// The clock at this client's latest request; 0 if it has sent none yet.
+    /// The clock at this client's latest answer; 0 if it has taken none yet.
     latest: Arc<AtomicU64>,
 }
 
 impl Activity {
-    /// The client has sent a whole request.
-    pub(super) fn request(&self) {
+    /// The client has taken a whole answer.
+    pub(super) fn answered(&self) {
         let now = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
         self.latest.store(now, Ordering::Relaxed);
     }
@@ -66,8 +66,8 @@ impl Clients {
         self.open.len()
     }
 
-    /// Ends the connection that is missed least: of those that never asked for anything the oldest, or else the one that
-    /// has not asked for longest. So clients that only sit there displace each other, and never a poller.
+    /// Ends the connection that is missed least: of those that never took an answer the oldest, or else the one that has
+    /// not taken any for longest. So clients that only sit there displace each other, and never a poller.
     pub(super) fn displace_one(&mut self) {
         let least = self.open.iter().min_by_key(|(_, client)| {
             let latest = client.activity.latest.load(Ordering::Relaxed);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn those_who_never_asked_go_first_and_then_those_who_asked_longest_ago() {
+    async fn those_who_never_took_an_answer_go_first_and_then_those_who_did_longest_ago() {
         let mut clients = Clients::default();
         let mut tasks = JoinSet::new();
         let mut arrive = |clients: &mut Clients| {
@@ -101,8 +101,8 @@ mod tests {
             (id, activity)
         };
         let [poller, silent, rare, newest] = [(); 4].map(|()| arrive(&mut clients));
-        rare.1.request();
-        poller.1.request();
+        rare.1.answered();
+        poller.1.answered();
         let order = [&silent, &newest, &rare, &poller];
         for (gone, (id, _)) in order.iter().enumerate() {
             assert!(clients.open.contains_key(id), "{gone}");

@@ -203,8 +203,8 @@ async fn serve_connection(
     // 0: outside our PID namespace.
     let peer = Peer(pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0));
     let router = TowerToHyperService::new(router);
+    let stream = Impatient::new(stream, ANSWER_TIMEOUT, move || activity.answered());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        activity.request();
         request.extensions_mut().insert(peer);
         router.call(request)
     });
@@ -212,7 +212,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Impatient::new(stream, ANSWER_TIMEOUT)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -12,24 +12,27 @@ use tokio::time::{Instant, Sleep, sleep_until};
 ///
 /// An answer stays in memory until it is read, and there may be one of each tick.
 #[derive(Debug)]
-pub(super) struct Impatient<S> {
+pub(super) struct Impatient<S, F> {
     stream: S,
+    /// Called when everything that was written is taken.
+    taken: F,
     patience: Duration,
     /// Set from the first write on until everything is flushed.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Impatient<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
+impl<S, F: Fn()> Impatient<S, F> {
+    pub(super) fn new(stream: S, patience: Duration, taken: F) -> Self {
         Self {
             stream,
+            taken,
             patience,
             deadline: None,
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Impatient<S> {
+impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> Impatient<S, F> {
     fn write_before_deadline(
         &mut self,
         context: &mut Context<'_>,
@@ -46,7 +49,7 @@ impl<S: AsyncWrite + Unpin> Impatient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Impatient<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +59,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Impatient<S, F> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -82,7 +85,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     /// hyper flushes when it has nothing more to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.deadline = None;
+        if self.deadline.take().is_some() {
+            (self.taken)();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -93,6 +98,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tokio::time::sleep;
 
@@ -103,7 +110,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_read_byte_by_byte_is_given_up() {
         let (ours, mut theirs) = duplex(10);
-        let mut stream = Impatient::new(ours, PATIENCE);
+        let taken = Cell::new(0);
+        let mut stream = Impatient::new(ours, PATIENCE, || taken.set(taken.get() + 1));
         let reader = tokio::spawn(async move {
             while theirs.read_u8().await.is_ok() {
                 sleep(Duration::from_millis(100)).await;
@@ -112,7 +120,7 @@ mod tests {
         let begin = Instant::now();
         let error = stream.write_all(&[0; 1000]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begin.elapsed(), PATIENCE);
+        assert_eq!((begin.elapsed(), taken.get()), (PATIENCE, 0));
         drop(stream);
         reader.await.unwrap();
     }
@@ -120,14 +128,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_answer_has_its_own_time() {
         let (ours, mut theirs) = duplex(10);
-        let mut stream = Impatient::new(ours, PATIENCE);
+        let taken = Cell::new(0);
+        let mut stream = Impatient::new(ours, PATIENCE, || taken.set(taken.get() + 1));
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             theirs.read_to_end(&mut all).await.map(|_| all.len())
         });
-        for _ in 0..5 {
+        for answer in 1..=5 {
             stream.write_all(&[0; 100]).await.unwrap();
             stream.flush().await.unwrap();
+            assert_eq!(taken.get(), answer);
             sleep(PATIENCE * 2).await;
         }
         drop(stream);

@@ -288,7 +288,8 @@ async fn a_process_that_ended_is_gone_and_its_container_keeps_the_count() {
     let world = World::new();
     world.directory.send_replace(directory());
     let cgi = world.start(77, "cgi", &pod_cgroup());
-    let agent = Agent::start(&world, &settings(&[])).await;
+    // A window of more than the test's patience: nothing leaves by growing old.
+    let agent = Agent::start(&world, &settings(&[("interval", "200ms"), ("history", "2m")])).await;
     let mut scope = Scope::new(&agent);
     scope.knows_process(77, "cgi");
     let container = format!("{CONTAINER};<container>");
@@ -303,6 +304,11 @@ async fn a_process_that_ended_is_gone_and_its_container_keeps_the_count() {
             shown(app, Kind::Process, &process(77)).is_none().then_some(())
         })
         .await;
+    // Until nothing is left of what was published before its account was closed.
+    for _ in 0..2 * ui::KEPT {
+        sleep(2 * INTERVAL).await;
+        let _status = scope.probe.publish(&mut scope.app);
+    }
     let kept = |app: &App| busy(app, Kind::Container, &container);
     let row = scope.until("the container", kept).await.metrics.remove(0);
     assert_eq!(

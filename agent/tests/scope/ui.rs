@@ -14,7 +14,7 @@ use serde::Deserialize;
 /// For connect, head and body together.
 const BUDGET: Duration = Duration::from_millis(500);
 /// Publishes that the app keeps: 15 s at one per second.
-const KEPT: usize = 15;
+pub(crate) const KEPT: usize = 15;
 
 /// A report as Scope decodes it: names are case-sensitive, what is unknown is ignored, what is wrong fails all of it.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! The real things of the integration tests: the agent, an nginx, a load, and what the kernel still holds.
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -36,6 +36,23 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Runs a test for each hook that is to be tested: all in a virtual machine (.ci/vm-runner sets `TEST_KERNEL`), where
+/// all must attach, else `tracepoint`, or those that `TEST_HOOKS` names.
+pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
+    let default = if env::var_os("TEST_KERNEL").is_some() {
+        "fentry kprobe tracepoint"
+    } else {
+        "tracepoint"
+    };
+    for hook in env::var("TEST_HOOKS")
+        .as_deref()
+        .unwrap_or(default)
+        .split_whitespace()
+    {
+        test(hook);
+    }
+}
+
 /// A running agent with a plugin directory of its own. Killed when dropped, stopped politely by [`Agent::stop`].
 pub(crate) struct Agent {
     child: Child,
@@ -49,15 +66,15 @@ impl Agent {
         Self::start_with(hook, &[])
     }
 
-    /// The same with more options.
+    /// The same, with more arguments.
     #[track_caller]
-    pub(crate) fn start_with(hook: &str, options: &[&str]) -> Self {
+    pub(crate) fn start_with(hook: &str, arguments: &[&str]) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let log = fs::File::create(directory.path().join("agent.log")).expect("a log for the agent");
         let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
             .args(["run", "--hook", hook, "--plugin-dir"])
             .arg(directory.path())
-            .args(options)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("one log for both streams"))
             .stderr(log)
@@ -165,6 +182,11 @@ impl Totals {
     /// Requests and responses of all processes that are gone.
     pub(crate) fn of_exited(&self) -> (u64, Codes) {
         sum(self.entries("exited"))
+    }
+
+    /// Requests and responses of all processes, those that are gone among them.
+    pub(crate) fn of_all(&self) -> (u64, Codes) {
+        sum(self.entries("processes").chain(self.entries("exited")))
     }
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
@@ -329,6 +351,18 @@ impl Nginx {
         Ok(lines)
     }
 
+    /// Where it listens, on IPv4 and IPv6.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A connection over its unix socket.
+    pub(crate) fn connect_unix(&self) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
     /// Clients take turns at the three kinds of socket.
     fn connect(&self, client: usize) -> io::Result<Box<dyn Stream>> {
         let tcp = |address: SocketAddr| -> io::Result<Box<dyn Stream>> {
@@ -340,11 +374,7 @@ impl Nginx {
         match client % 3 {
             0 => tcp((Ipv4Addr::LOCALHOST, self.port).into()),
             1 => tcp((Ipv6Addr::LOCALHOST, self.port).into()),
-            _ => {
-                let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                Ok(Box::new(stream))
-            }
+            _ => Ok(Box::new(self.connect_unix()?)),
         }
     }
 
@@ -415,7 +445,7 @@ fn configure(prefix: &Path, port: u16, upstream: u16) -> String {
     let prefix = prefix.display();
     format!(
         "daemon off; user root; worker_processes 2; pid {prefix}/pid; error_log {prefix}/error.log;
-        events {{ worker_connections 512; }}
+        events {{ worker_connections 11000; }}
         http {{
             log_format codes '$status $request_method';
             access_log {prefix}/access.log codes;
@@ -476,12 +506,12 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
 }
 
-fn children_of(parent: u32) -> BTreeSet<u32> {
+pub(crate) fn children_of(parent: u32) -> BTreeSet<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         // "pid (command) state ppid …"; the command may hold anything.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -502,7 +532,7 @@ fn terminate(child: &mut Child) -> ExitStatus {
 }
 
 /// For the end of a test that failed half-way: politely first, since nginx's master must end its workers.
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     if matches!(child.try_wait(), Ok(None)) {
         signal(child, libc::SIGTERM);
         thread::sleep(Duration::from_millis(500));
@@ -511,7 +541,7 @@ fn end(child: &mut Child) {
     }
 }
 
-fn signal(child: &Child, number: libc::c_int) {
+pub(crate) fn signal(child: &Child, number: libc::c_int) {
     let pid = child.id().try_into().expect("a pid is positive");
     // SAFETY: kill takes no pointers, and the child is not reaped, so the pid is still its own.
     unsafe { libc::kill(pid, number) };

@@ -77,8 +77,8 @@ impl Mode {
         true
     }
 
-    pub(crate) fn is_fentry(&self) -> bool {
-        self.hook == "fentry"
+    pub(crate) fn is_kprobe(&self) -> bool {
+        self.hook == "kprobe"
     }
 
     pub(crate) fn is_tracepoint(&self) -> bool {
@@ -209,8 +209,6 @@ pub(crate) struct Case {
     pub(crate) exceptions: Vec<Exception>,
     /// Its processes exit before they are looked at: they are known by their cgroup.
     pub(crate) exits: bool,
-    /// It runs when the agent has been there for some seconds.
-    pub(crate) is_late: bool,
 }
 
 /// A case of one conversation, by plain calls over TCP.
@@ -226,7 +224,6 @@ pub(crate) fn dialogue(row: u8, name: impl Into<String>, turns: Vec<Turn>) -> Ca
         },
         exceptions: Vec::new(),
         exits: false,
-        is_late: false,
     }
 }
 
@@ -272,12 +269,6 @@ impl Case {
             counted,
             losses,
         });
-        self
-    }
-
-    /// It runs when the agent takes unknown unix sockets for new ones.
-    pub(crate) fn late(mut self) -> Self {
-        self.is_late = true;
         self
     }
 

@@ -14,7 +14,7 @@ use super::framing::{GET, OK};
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = protocols();
     cases.extend(no_sockets());
-    cases.into_iter().map(Case::late).collect()
+    cases
 }
 
 /// A conversation in another protocol; whoever speaks first is the first in it.

@@ -8,13 +8,18 @@
 //! Durations are whole seconds with the unit in the field's name (Kubernetes API conventions, "Units"), which lets
 //! the schema bound them without CEL; API servers before 1.25 drop CEL rules without a word.
 
+#![expect(
+    unreachable_pub,
+    reason = "`KubeSchema` writes a public copy of the spec into a function"
+)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +30,7 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
 
 /// The agent that should run on each selected node. It counts HTTP requests and responses per process, container
 /// and pod, and reports them to Weave Scope.
-#[expect(
-    clippy::duplicated_attributes,
-    reason = "the lint takes two printer columns of one type for one column"
-)]
-#[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "scope-http-statistics.dev",
     version = "v1alpha1",
@@ -39,6 +40,7 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
     shortname = "httpstat",
     status = "HttpStatisticsStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters, since it labels the agents"),
     doc = "How the agents that count HTTP requests and responses run on the nodes of this cluster, and how they do.",
     printcolumn(
         name = "Ready",
@@ -72,6 +74,13 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+// API servers before 1.25 drop these rules without a word; `controller::validate` knows them too.
+#[x_kube(
+    validation = Rule::new("self.historySeconds >= self.intervalSeconds")
+        .message("historySeconds: must be at least intervalSeconds, or no measurement is reported"),
+    validation = Rule::new("!has(self.nodeSelector) || !('kubernetes.io/os' in self.nodeSelector) || self.nodeSelector['kubernetes.io/os'] == 'linux'")
+        .message("nodeSelector: agents run on Linux only; leave kubernetes.io/os out"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HttpStatisticsSpec {
@@ -128,9 +137,13 @@ pub struct HttpStatisticsSpec {
     )]
     pub status_codes: Vec<i32>,
 
-    /// Which pods are reported, by their namespace. Default: all. Processes outside of pods are always reported.
+    /// Which pods are reported, by their namespace. Default: all.
     #[serde(default, skip_serializing_if = "Namespaces::is_everything")]
     pub namespaces: Namespaces,
+
+    /// Which processes are reported.
+    #[serde(default)]
+    pub processes: Processes,
 
     /// The name under which the agents report their node. It must be the one that Scope's probe uses there, or
     /// Scope cannot match the two and shows nothing.
@@ -269,13 +282,24 @@ impl Namespaces {
     }
 }
 
+/// Which processes are reported.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Processes {
+    /// Those in pods that `namespaces` lets through, and those of the node itself.
+    #[default]
+    All,
+    /// Only those in pods that `namespaces` lets through.
+    Pods,
+}
+
 /// The name under which an agent reports its node.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum HostId {
     /// The name of the node in Kubernetes: what Scope's 1.13.2 manifests make its probe use (`SCOPE_HOSTNAME`).
     #[default]
     NodeName,
-    /// The node's own host name: what Scope's probe uses where `SCOPE_HOSTNAME` is not set.
+    /// The node's own host name: what Scope's probe uses where `SCOPE_HOSTNAME` is not set. The agents then run in
+    /// the node's network, since a pod of its own network has a host name of its own.
     Hostname,
 }
 
@@ -316,6 +340,22 @@ pub struct HttpStatisticsStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
 
+    /// Ready agents by the hook they use, as far as it is known: with `attachMode: Auto` each node decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["hook"])
+    )]
+    pub hooks: Vec<HookCount>,
+
+    /// Nodes whose agent does not work and why, in the agent's own words where it had any. Ten at most, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 10),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["node"])
+    )]
+    pub unavailable_nodes: Vec<UnavailableNode>,
+
     /// `Ready`: every selected node runs a working agent. `Progressing`: a change is being rolled out.
     /// `Degraded`: something needs a person, and the message says what.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -341,6 +381,25 @@ pub struct NodeCounts {
     /// Nodes that should run an agent and have none that is ready.
     #[schemars(range(min = 0))]
     pub unavailable: i32,
+}
+
+/// How many agents use one hook.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct HookCount {
+    /// The hook.
+    pub hook: AttachMode,
+    /// Nodes whose ready agent uses it.
+    #[schemars(range(min = 0))]
+    pub nodes: i32,
+}
+
+/// A node whose agent does not work.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct UnavailableNode {
+    /// The node's name.
+    pub node: String,
+    /// Why it has no working agent.
+    pub message: String,
 }
 
 fn tolerate_everything() -> Vec<Toleration> {

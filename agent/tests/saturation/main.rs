@@ -1,0 +1,327 @@
+//! Crowds: many connections at once, many short ones, busy CPUs and full maps. Totals must equal the server's log, or
+//! what is missing must have been counted as lost.
+//!
+//! For this kernel, with the hook `tracepoint`, or those that `TEST_HOOKS` names.
+
+#[allow(dead_code, reason = "some of it is for the other tests")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::env;
+use std::fs;
+use std::hint::spin_loop;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{Agent, Codes, Nginx, end, for_each_hook, wait_for};
+use tempfile::TempDir;
+
+/// One agent and one crowd at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone(test: impl Fn(&str)) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    for_each_hook(|hook| test(hook));
+}
+
+/// A file beside this one.
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/saturation")
+        .join(name)
+}
+
+fn say(hook: &str, what: &str) {
+    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
+    // .ci/test counts these lines.
+    let _ = writeln!(
+        io::stderr(),
+        "totals agree with the log: {hook} on {kernel}, {what}"
+    );
+}
+
+/// Totals and log must be equal, and nothing lost, when the log has so many lines.
+#[track_caller]
+fn assert_exact(agent: &Agent, nginx: &Nginx, hook: &str, what: &str, sent: u64) {
+    let workers = nginx.workers();
+    let logged = wait_for("nginx to log the last request", || {
+        let logged = nginx.logged();
+        (logged.values().sum::<u64>() >= sent).then_some(logged)
+    });
+    let counted = || agent.totals().of(&workers);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while counted() != (sent, logged.clone()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        (counted(), agent.totals().losses()),
+        ((sent, logged), Vec::new()),
+        "{hook}: the agent with its losses (left) and nginx's log (right), {what}"
+    );
+    say(hook, &format!("{what}, {sent} requests"));
+}
+
+const OPEN: usize = 10_000;
+
+/// The connections at once that a process may have, as the system lets us.
+fn raise_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure outlives both calls.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+    }
+    assert!(
+        limit.rlim_max > OPEN as u64 + 1000,
+        "{OPEN} connections take a higher limit: ulimit -Hn is {}",
+        limit.rlim_max
+    );
+}
+
+/// Sends a request, over a connection that nginx keeps.
+fn ask(stream: &mut impl Write, path: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("nginx listens");
+}
+
+/// Receives a response without or with a short body.
+fn hear(stream: &mut impl Read) {
+    let mut head = Vec::new();
+    let mut bytes = [0; 2048];
+    loop {
+        let got = stream.read(&mut bytes).expect("nginx answers");
+        assert!(got > 0, "nginx closed the connection");
+        head.extend_from_slice(&bytes[..got]);
+        let Some(end) = head.windows(4).position(|it| it == b"\r\n\r\n") else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&head[..end]).to_ascii_lowercase();
+        let length = text
+            .split("content-length: ")
+            .nth(1)
+            .and_then(|it| it.split("\r\n").next()?.parse::<usize>().ok())
+            .unwrap_or(0);
+        if head.len() >= end + 4 + length {
+            return;
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_connections_at_once() {
+    alone(|hook| {
+        raise_limit();
+        let agent = Agent::start(hook);
+        let nginx = Nginx::start();
+        let mut connections: Vec<TcpStream> = (0..OPEN)
+            .map(|number| {
+                // More than one address has ports.
+                let address = Ipv4Addr::new(127, 0, 0, 1);
+                let stream = TcpStream::connect((address, nginx.port()))
+                    .unwrap_or_else(|error| panic!("{number}: {error}"));
+                stream.set_nodelay(true).expect("TCP");
+                stream
+            })
+            .collect();
+        for path in ["/index.html", "/missing", "/empty"] {
+            connections.iter_mut().for_each(|it| ask(it, path));
+            connections.iter_mut().for_each(|it| hear(it));
+        }
+        assert_exact(
+            &agent,
+            &nginx,
+            hook,
+            &format!("{OPEN} connections at once"),
+            3 * OPEN as u64,
+        );
+        drop(connections);
+        nginx.stop();
+        agent.stop();
+    });
+}
+
+#[test]
+fn a_hundred_thousand_short_connections() {
+    alone(|hook| {
+        let agent = Agent::start(hook);
+        let nginx = Nginx::start();
+        for path in ["/index.html", "/missing"] {
+            let output = Command::new("ab")
+                .args(["-q", "-l", "-n", "50000", "-c", "64"])
+                .arg(format!("http://127.0.0.1:{}{path}", nginx.port()))
+                .output()
+                .expect("ab is installed (.ci/setup)");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && text.contains("Complete requests:      50000"),
+                "{text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        assert_exact(&agent, &nginx, hook, "short connections", 100_000);
+        nginx.stop();
+        agent.stop();
+    });
+}
+
+#[test]
+fn all_cpus_busy_for_a_minute() {
+    alone(|hook| {
+        let agent = Agent::start(hook);
+        let nginx = Nginx::start();
+        let over = AtomicBool::new(false);
+        let cpus = thread::available_parallelism().expect("CPUs").get();
+        let requests = thread::scope(|scope| {
+            for _ in 0..cpus {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        spin_loop();
+                    }
+                });
+            }
+            let output = Command::new("wrk")
+                .args([
+                    "--threads=16",
+                    "--connections=16",
+                    "--duration=61s",
+                    "--timeout=60s",
+                    "--script",
+                ])
+                .arg(source("until.lua"))
+                .arg(format!("http://127.0.0.1:{}/", nginx.port()))
+                .args(["--", "58"])
+                .output();
+            over.store(true, Ordering::Relaxed);
+            let output = output.expect("wrk is installed (.ci/setup)");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(!text.contains("Socket errors"), "{text}");
+            text.lines()
+                .find_map(|line| line.trim().split_once(" requests in")?.0.parse().ok())
+                .unwrap_or_else(|| panic!("no number of requests: {text}"))
+        });
+        assert!(requests > 1000, "{requests} requests are no load");
+        assert_exact(&agent, &nginx, hook, "all CPUs busy", requests);
+        nginx.stop();
+        agent.stop();
+    });
+}
+
+/// More connections than are remembered: those that had to make room were idle, between two messages, which loses
+/// nothing, or inside one, which is counted.
+#[test]
+fn more_connections_than_are_remembered() {
+    const IDLE: usize = 200;
+    const INSIDE: usize = 50;
+    alone(|hook| {
+        let agent = Agent::start(hook);
+        let nginx = Nginx::start();
+        let open = || TcpStream::connect(("127.0.0.1", nginx.port())).expect("nginx listens");
+        let mut idle: Vec<TcpStream> = (0..IDLE).map(|_| open()).collect();
+        let mut inside: Vec<TcpStream> = (0..INSIDE).map(|_| open()).collect();
+        for stream in &mut idle {
+            ask(stream, "/index.html");
+            hear(stream);
+        }
+        for stream in &mut inside {
+            stream.write_all(b"GET /index.html HT").expect("nginx listens");
+        }
+        // Unix sockets stay known when they are gone, where a hook does not see them go; on TCP this would take as many
+        // at a time.
+        let mut short = 0_u64;
+        for _ in 0..90_000 {
+            let mut stream = nginx.connect_unix().expect("nginx listens");
+            ask(&mut stream, "/empty");
+            hear(&mut stream);
+            short += 1;
+        }
+        for stream in &mut idle {
+            ask(stream, "/missing");
+            hear(stream);
+        }
+        for stream in &mut inside {
+            stream
+                .write_all(b"TP/1.1\r\nHost: test\r\n\r\n")
+                .expect("nginx listens");
+            hear(stream);
+        }
+        let sent = short + 2 * IDLE as u64 + INSIDE as u64;
+        let logged = wait_for("nginx to log the last request", || {
+            let logged = nginx.logged();
+            (logged.values().sum::<u64>() == sent).then_some(logged)
+        });
+        let totals = agent.totals();
+        let (requests, codes) = totals.of(&nginx.workers());
+        let losses = totals.loss_counts();
+        let lost: u64 = losses.values().sum();
+        assert!(
+            codes == logged && requests <= sent && requests + lost >= sent && lost <= INSIDE as u64,
+            "{hook}: {requests} of {sent} requests, {codes:?} of {logged:?}, losses {losses:?}"
+        );
+        say(
+            hook,
+            &format!("more connections than are remembered, {requests} of {sent} requests, {lost} lost"),
+        );
+        drop((idle, inside));
+        nginx.stop();
+        agent.stop();
+    });
+}
+
+/// More processes between two samples than there is room for: every request and response is counted, or counted as
+/// lost.
+#[test]
+fn more_processes_than_can_be_counted() {
+    const PROCESSES: u64 = 10_000;
+    alone(|hook| {
+        let directory = TempDir::new().expect("a temporary directory");
+        // Samples make room.
+        let agent = Agent::start_with(hook, &["--interval", "60s"]);
+        let port = directory.path().join("port");
+        let before = agent.totals();
+        let mut server = Command::new("/usr/bin/python3")
+            .arg(source("forking.py"))
+            .arg(&port)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("python3 is installed (.ci/setup test)");
+        let port: u16 = wait_for("the server to listen", || {
+            fs::read_to_string(&port).ok()?.parse().ok()
+        });
+        for _ in 0..PROCESSES {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+            ask(&mut stream, "/");
+            hear(&mut stream);
+        }
+        end(&mut server);
+        let totals = agent.totals();
+        let all = |totals: &support::Totals| -> (u64, Codes) { totals.of_all() };
+        let ((requests, codes), (requests_before, codes_before)) = (all(&totals), all(&before));
+        let requests = requests - requests_before;
+        let responses = codes["200"] - codes_before.get("200").copied().unwrap_or(0);
+        let losses = totals.losses();
+        let lost = totals.loss_counts()["counters_full"];
+        assert_eq!(
+            requests + responses + lost,
+            2 * PROCESSES,
+            "{hook}: {requests} requests, {responses} responses, losses {losses:?}"
+        );
+        assert!(lost > 0, "{hook}: there was room for all");
+        say(
+            hook,
+            &format!(
+                "more processes than can be counted, {requests} requests, {responses} responses, {lost} counters_full"
+            ),
+        );
+        agent.stop();
+    });
+}

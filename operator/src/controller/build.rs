@@ -1,0 +1,436 @@
+//! From a checked resource to the objects that it owns. Pure: the same resource gives the same objects.
+//!
+//! What the agents can take over while they run is in the `ConfigMap` and nowhere else; what they cannot is in the
+//! pods' template and nowhere else. So changing the former restarts nothing and changing the latter rolls out, without
+//! a hash of anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+    ExecAction, HostPathVolumeSource, NodeAffinity, NodeSelector, ObjectFieldSelector, PodSpec,
+    PodTemplateSpec, Probe, SeccompProfile, SecurityContext, ServiceAccount, Volume, VolumeMount,
+};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde::Serialize;
+
+use super::claims::Remainder;
+use super::validate::{AgentConfiguration, Agents, Identity};
+use crate::api::v1alpha1::{AttachMode, HostId, LogLevel, Namespaces, Processes, SecurityMode, UpdateKind};
+
+/// The role that the installation brings and that the agents are bound to. Names of owned objects begin with it.
+pub const AGENT_ROLE: &str = "scope-http-statistics-agent";
+/// The field manager of every write.
+pub const FIELD_MANAGER: &str = "scope-http-statistics-operator";
+/// Label that names the resource that an object belongs to.
+pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// Selects what the operator made.
+pub const MANAGED: &str = "app.kubernetes.io/managed-by=scope-http-statistics-operator";
+
+const AGENT: &str = "scope-http-statistics-agent";
+const CONFIGURATION_DIRECTORY: &str = "/etc/scope-http-statistics";
+/// The names of kubelet's log directories tell the pods while the API server does not.
+const POD_LOGS: &str = "/var/log/pods";
+const CONTAINER_LOGS: &str = "/var/log/containers";
+const CONFIGURATION_FILE: &str = "config.yaml";
+
+/// The agents' configuration cannot be written as YAML.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write the agents' configuration as YAML")]
+pub struct Error(#[from] serde_saphyr::ser::Error);
+
+/// What a resource owns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objects {
+    /// Whose rights the agents have.
+    pub service_account: ServiceAccount,
+    /// Which rights.
+    pub binding: ClusterRoleBinding,
+    /// What they read.
+    pub config_map: ConfigMap,
+    /// The agents.
+    pub daemon_set: DaemonSet,
+}
+
+/// The name of every object of the resource `name`. No installation has objects of its own under such a name.
+#[must_use]
+pub fn object_name(name: &str) -> String {
+    format!("{AGENT_ROLE}-{name}")
+}
+
+/// Builds what `agents` own in the operator's `namespace`, on the nodes that older resources leave.
+///
+/// # Errors
+/// When the agents' configuration cannot be written.
+pub fn build(agents: &Agents, remainder: &Remainder, namespace: &str) -> Result<Objects, Error> {
+    let name = object_name(&agents.identity.name);
+    let in_namespace = ObjectMeta {
+        namespace: Some(namespace.to_owned()),
+        ..metadata(&agents.identity)
+    };
+    Ok(Objects {
+        service_account: ServiceAccount {
+            metadata: in_namespace.clone(),
+            // The agents' pods say themselves that they need it.
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        },
+        binding: ClusterRoleBinding {
+            metadata: metadata(&agents.identity),
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".to_owned(),
+                kind: "ClusterRole".to_owned(),
+                name: AGENT_ROLE.to_owned(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name: name.clone(),
+                namespace: Some(namespace.to_owned()),
+                api_group: None,
+            }]),
+        },
+        config_map: ConfigMap {
+            metadata: in_namespace.clone(),
+            data: Some(
+                [(
+                    CONFIGURATION_FILE.to_owned(),
+                    configuration(&agents.configuration)?,
+                )]
+                .into(),
+            ),
+            ..ConfigMap::default()
+        },
+        daemon_set: DaemonSet {
+            metadata: in_namespace,
+            spec: Some(daemon_set(agents, remainder, name)),
+            status: None,
+        },
+    })
+}
+
+fn labels(name: &str) -> BTreeMap<String, String> {
+    // Never `app: weave-scope`: Scope's own selectors match it.
+    [
+        ("app.kubernetes.io/name", "scope-http-statistics"),
+        ("app.kubernetes.io/component", "agent"),
+        (INSTANCE_LABEL, name),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn metadata(identity: &Identity) -> ObjectMeta {
+    let mut labels = labels(&identity.name);
+    labels.insert(
+        "app.kubernetes.io/managed-by".to_owned(),
+        FIELD_MANAGER.to_owned(),
+    );
+    ObjectMeta {
+        name: Some(object_name(&identity.name)),
+        labels: Some(labels),
+        owner_references: Some(vec![identity.owner_reference()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The agent's file, in its words (`Overrides` of the agent).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AgentFile<'a> {
+    interval: String,
+    history: String,
+    status_codes: &'a [i32],
+    log_level: &'static str,
+    // Agents refuse what they do not know, so what is not asked for is left out: an older image may be meant to run.
+    #[serde(skip_serializing_if = "Namespaces::is_everything")]
+    namespaces: &'a Namespaces,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_address: Option<String>,
+}
+
+fn configuration(configuration: &AgentConfiguration) -> Result<String, Error> {
+    let AgentConfiguration {
+        interval,
+        history,
+        status_codes,
+        namespaces,
+        processes,
+        metrics_port,
+        log_level,
+    } = configuration;
+    let seconds = |duration: &Duration| format!("{}s", duration.as_secs());
+    Ok(serde_saphyr::to_string(&AgentFile {
+        interval: seconds(interval),
+        history: seconds(history),
+        status_codes,
+        log_level: match log_level {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        },
+        namespaces,
+        processes: match processes {
+            Processes::All => None,
+            Processes::Pods => Some("pods"),
+        },
+        metrics_address: metrics_port.map(|port| format!("0.0.0.0:{port}")),
+    })?)
+}
+
+fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -> DaemonSetSpec {
+    let Agents {
+        identity,
+        image: _,
+        node_selector,
+        tolerations,
+        priority_class,
+        resources: _,
+        update,
+        max_unavailable,
+        security: _,
+        hook: _,
+        host_id,
+        plugin_directory,
+        configuration: _,
+    } = agents;
+    let labels = labels(&identity.name);
+    let own_host_name = *host_id == HostId::Hostname;
+    DaemonSetSpec {
+        selector: LabelSelector {
+            match_labels: Some(labels.clone()),
+            match_expressions: None,
+        },
+        update_strategy: Some(match update {
+            UpdateKind::OnDelete => DaemonSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                rolling_update: None,
+            },
+            UpdateKind::RollingUpdate => DaemonSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDaemonSet {
+                    max_unavailable: Some(max_unavailable.clone()),
+                    max_surge: None,
+                }),
+            },
+        }),
+        template: PodTemplateSpec {
+            metadata: Some(ObjectMeta {
+                labels: Some(labels),
+                ..ObjectMeta::default()
+            }),
+            spec: Some(PodSpec {
+                service_account_name: Some(service_account.clone()),
+                // For the names of the pods on the node.
+                automount_service_account_token: Some(true),
+                // Scope knows processes by the PIDs of the node.
+                host_pid: Some(true),
+                // A pod in the node's network has the node's host name; any other has its own.
+                host_network: own_host_name.then_some(true),
+                dns_policy: own_host_name.then(|| "ClusterFirstWithHostNet".to_owned()),
+                node_selector: Some(node_selector.labels().clone()),
+                affinity: remainder.terms().map(|node_selector_terms| Affinity {
+                    node_affinity: Some(NodeAffinity {
+                        required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                            node_selector_terms,
+                        }),
+                        preferred_during_scheduling_ignored_during_execution: None,
+                    }),
+                    ..Affinity::default()
+                }),
+                tolerations: (!tolerations.is_empty()).then(|| tolerations.clone()),
+                priority_class_name: priority_class.clone(),
+                // To detach, and to take its socket away.
+                termination_grace_period_seconds: Some(15),
+                containers: vec![container(agents)],
+                volumes: Some(vec![
+                    host_directory("plugins", plugin_directory),
+                    host_directory("pod-logs", POD_LOGS),
+                    host_directory("container-logs", CONTAINER_LOGS),
+                    Volume {
+                        name: "configuration".to_owned(),
+                        config_map: Some(ConfigMapVolumeSource {
+                            name: service_account,
+                            ..ConfigMapVolumeSource::default()
+                        }),
+                        ..Volume::default()
+                    },
+                ]),
+                ..PodSpec::default()
+            }),
+        },
+        ..DaemonSetSpec::default()
+    }
+}
+
+fn host_directory(name: &str, path: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        host_path: Some(HostPathVolumeSource {
+            path: path.to_owned(),
+            type_: Some("DirectoryOrCreate".to_owned()),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn container(agents: &Agents) -> Container {
+    let Agents {
+        identity: _,
+        image,
+        node_selector: _,
+        tolerations: _,
+        priority_class: _,
+        resources,
+        update: _,
+        max_unavailable: _,
+        security,
+        hook,
+        host_id,
+        plugin_directory,
+        configuration,
+    } = agents;
+    let mount = |name: &str, path: &str, read_only| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let (alive, ready) = (
+        &[AGENT, "healthcheck"][..],
+        &[AGENT, "healthcheck", "--ready"][..],
+    );
+    Container {
+        name: "agent".to_owned(),
+        image: Some(image.clone()),
+        command: Some(vec![AGENT.to_owned()]),
+        args: Some(vec!["run".to_owned()]),
+        env: Some(environment(*hook, *host_id, plugin_directory)),
+        ports: configuration.metrics_port.map(|port| {
+            vec![ContainerPort {
+                name: Some("metrics".to_owned()),
+                container_port: port,
+                // Before 1.24, server-side apply needs what is a default.
+                protocol: Some("TCP".to_owned()),
+                ..ContainerPort::default()
+            }]
+        }),
+        resources: Some(resources.clone()),
+        security_context: Some(security_context(*security)),
+        // All probes ask the agent over its socket, as Scope does.
+        startup_probe: Some(probe(alive, 2, 30)),
+        liveness_probe: Some(probe(alive, 20, 3)),
+        readiness_probe: Some(probe(ready, 10, 3)),
+        // Its last words, such as what its kernel lacks, go into the status.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![
+            // The same path inside as outside. The agent makes its own subdirectory in it.
+            mount("plugins", plugin_directory, None),
+            mount("pod-logs", POD_LOGS, Some(true)),
+            mount("container-logs", CONTAINER_LOGS, Some(true)),
+            // A directory: a file mounted by itself (subPath) would never change.
+            mount("configuration", CONFIGURATION_DIRECTORY, Some(true)),
+        ]),
+        ..Container::default()
+    }
+}
+
+/// Only what cannot change while the agent runs: variables come before its file.
+fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec<EnvVar> {
+    let value = |name: &str, value: String| EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    };
+    let mut variables = vec![
+        value(
+            "SCOPE_HTTP_STATISTICS_CONFIG",
+            format!("{CONFIGURATION_DIRECTORY}/{CONFIGURATION_FILE}"),
+        ),
+        value("SCOPE_HTTP_STATISTICS_HOOK", hook_name(hook).to_owned()),
+        // The probes need it as well.
+        value("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
+    ];
+    // Whose pods to ask the API server for, and what Scope calls the host.
+    variables.push(node_name("SCOPE_HTTP_STATISTICS_NODE_NAME"));
+    if host_id == HostId::NodeName {
+        variables.push(node_name("NODE_NAME"));
+    }
+    variables
+}
+
+fn node_name(variable: &str) -> EnvVar {
+    EnvVar {
+        name: variable.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: "spec.nodeName".to_owned(),
+                api_version: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+/// As the agent's `--hook` takes it.
+fn hook_name(hook: AttachMode) -> &'static str {
+    match hook {
+        AttachMode::Auto => "auto",
+        AttachMode::Fentry => "fentry",
+        AttachMode::Kprobe => "kprobe",
+        AttachMode::Tracepoint => "tracepoint",
+    }
+}
+
+fn security_context(security: SecurityMode) -> SecurityContext {
+    let restricted = SecurityContext {
+        run_as_user: Some(0),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    };
+    match security {
+        SecurityMode::Privileged => SecurityContext {
+            privileged: Some(true),
+            ..restricted
+        },
+        SecurityMode::Capabilities => SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: Some(
+                    [
+                        "BPF",      // maps and programs
+                        "PERFMON",  // programs that read the kernel's memory, and attaching them
+                        "SYS_NICE", // reading maps undisturbed, or the hook `kprobe` misses calls
+                    ]
+                    .map(str::to_owned)
+                    .into(),
+                ),
+            }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..restricted
+        },
+    }
+}
+
+fn probe(command: &[&str], period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        exec: Some(ExecAction {
+            command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
+    }
+}

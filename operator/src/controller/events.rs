@@ -1,0 +1,117 @@
+//! Which changes of the status are told as Events: transitions only, each once.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+
+use super::build::FIELD_MANAGER;
+use super::status::condition;
+use super::unchecked::Unchecked;
+use crate::api::v1alpha1::HttpStatisticsStatus;
+
+/// Where Events about what has no namespace live, and where `kubectl describe` finds them.
+const NAMESPACE: &str = "default";
+/// Longest message of an Event, in bytes (Kubernetes, `NoteLengthLimit`).
+const MAX_MESSAGE: usize = 1024;
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transition {
+    /// Whether somebody should do something about it.
+    pub warning: bool,
+    /// In one word.
+    pub reason: String,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// What to tell when the status changes from `before` to `after`.
+#[must_use]
+pub fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) -> Vec<Transition> {
+    let tell = |warning, reason: &str, message: &str| Transition {
+        warning,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    let mut events = Vec::new();
+    if let Some((now, was)) = changed(before, after, "Degraded") {
+        match (now.status == "True", was.map(|was| was.status.as_str())) {
+            (true, _) => events.push(tell(true, &now.reason, &now.message)),
+            (false, Some("True")) => events.push(tell(false, "Recovered", &now.message)),
+            // It has never been otherwise.
+            (false, _) => {}
+        }
+    }
+    if let Some((now, _)) = changed(before, after, "Progressing") {
+        match now.reason.as_str() {
+            // These are told as what is wrong.
+            "InvalidSpec" | "ApplyFailed" => {}
+            reason => events.push(tell(false, reason, &now.message)),
+        }
+    }
+    events
+}
+
+/// The condition `kind`, if its status or reason is another than before, and the one before.
+fn changed<'a>(
+    before: &'a HttpStatisticsStatus,
+    after: &'a HttpStatisticsStatus,
+    kind: &str,
+) -> Option<(&'a Condition, Option<&'a Condition>)> {
+    let (was, now) = (condition(before, kind), condition(after, kind)?);
+    let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
+    (!same).then_some((now, was))
+}
+
+/// An Event as the API server takes it. Of the group without a name: before 1.21 the other one does not let Events about
+/// what has no namespace into the namespace `default`.
+#[must_use]
+pub fn event(resource: &Unchecked, transition: &Transition, now: Timestamp) -> Event {
+    let Transition {
+        warning,
+        reason,
+        message,
+    } = transition;
+    let end = (0..=MAX_MESSAGE.min(message.len()))
+        .rev()
+        .find(|end| message.is_char_boundary(*end))
+        .unwrap_or(0);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", resource.name_any(), now.as_nanosecond())),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        involved_object: resource.object_ref(&()),
+        type_: Some(if *warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(reason.clone()),
+        message: Some(message[..end].to_owned()),
+        source: Some(EventSource {
+            component: Some(FIELD_MANAGER.to_owned()),
+            host: None,
+        }),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        ..Event::default()
+    }
+}
+
+/// Writes Events about `resource`.
+///
+/// # Errors
+/// The first that the API server refuses.
+pub async fn publish(
+    client: &Client,
+    resource: &Unchecked,
+    transitions: &[Transition],
+) -> Result<(), kube::Error> {
+    let api = Api::<Event>::namespaced(client.clone(), NAMESPACE);
+    for transition in transitions {
+        let event = event(resource, transition, Timestamp::now());
+        api.create(&PostParams::default(), &event).await?;
+    }
+    Ok(())
+}

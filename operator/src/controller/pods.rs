@@ -1,0 +1,343 @@
+//! What the agents' pods say about nodes that have no working agent.
+
+use k8s_openapi::api::core::v1::{Affinity, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::{Deserialize, Serialize};
+
+use super::build::INSTANCE_LABEL;
+use crate::api::v1alpha1::UnavailableNode;
+
+/// Longest message of a node, in bytes. Ten of them fit well into a condition.
+const MAX_WORDS: usize = 300;
+
+/// An agent's pod: only what is looked at, since there is one on every node.
+#[derive(Clone, Debug, Default, Deserialize, Resource, Serialize)]
+#[resource(inherit = "Pod")]
+pub struct AgentPod {
+    /// As of any object, thinned out by [`AgentPod::thin`].
+    pub metadata: ObjectMeta,
+    /// Where it runs.
+    #[serde(default)]
+    pub spec: Placement,
+    /// How it is.
+    #[serde(default)]
+    pub status: State,
+}
+
+/// Part of a pod's spec.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The node, once it is there.
+    pub node_name: Option<String>,
+    /// The node, before.
+    pub affinity: Option<Affinity>,
+}
+
+/// Part of a pod's status.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// `Failed` for a pod that was evicted.
+    pub phase: Option<String>,
+    /// Why, in words.
+    pub message: Option<String>,
+    /// `Ready`, `PodScheduled`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// One, the agent.
+    #[serde(default)]
+    pub container_statuses: Vec<ContainerStatus>,
+}
+
+/// Part of a pod's condition.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Condition {
+    /// Of what.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in words.
+    pub message: Option<String>,
+}
+
+impl AgentPod {
+    /// Keeps what is needed: 5,000 whole pods would take more memory than the operator.
+    pub fn thin(&mut self) {
+        let metadata = &mut self.metadata;
+        metadata.managed_fields = None;
+        metadata.annotations = None;
+        metadata.owner_references = None;
+        if let Some(labels) = &mut metadata.labels {
+            labels.retain(|key, _| key == INSTANCE_LABEL);
+        }
+        // A DaemonSet's pod knows its node before the scheduler does.
+        if let Some(affinity) = self.spec.affinity.take()
+            && self.spec.node_name.is_none()
+        {
+            self.spec.node_name = affinity
+                .node_affinity
+                .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution)
+                .into_iter()
+                .flat_map(|required| required.node_selector_terms)
+                .flat_map(|term| term.match_fields.unwrap_or_default())
+                .find(|field| field.key == "metadata.name")
+                .and_then(|field| field.values.unwrap_or_default().pop());
+        }
+    }
+
+    fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
+    }
+
+    /// The node and why it has no working agent, if there is a reason to worry: a pod that is just starting is none.
+    #[must_use]
+    pub fn failure(&self) -> Option<UnavailableNode> {
+        let ready = self
+            .condition("Ready")
+            .is_some_and(|condition| condition.status == "True");
+        if ready || self.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        Some(UnavailableNode {
+            node: self.spec.node_name.clone()?,
+            message: words(&self.reason()?),
+        })
+    }
+
+    fn reason(&self) -> Option<String> {
+        if self.status.phase.as_deref() == Some("Failed") {
+            let message = self.status.message.as_deref().unwrap_or("no reason given");
+            return Some(format!("the pod failed: {message}"));
+        }
+        if let Some(condition) = self.condition("PodScheduled")
+            && condition.status == "False"
+        {
+            let message = condition.message.as_deref().unwrap_or("no reason given");
+            return Some(format!("the pod cannot be scheduled: {message}"));
+        }
+        let container = self.status.container_statuses.first()?;
+        let state = container.state.as_ref()?;
+        if let Some(waiting) = &state.waiting {
+            return match waiting.reason.as_deref() {
+                None | Some("ContainerCreating" | "PodInitializing") => last_words(container),
+                Some("CrashLoopBackOff") => last_words(container).or_else(|| waiting.message.clone()),
+                Some(reason) => Some(match &waiting.message {
+                    Some(message) => format!("{reason}: {message}"),
+                    None => reason.to_owned(),
+                }),
+            };
+        }
+        if state.terminated.is_some() || !container.started.unwrap_or_default() {
+            return last_words(container);
+        }
+        Some(if container.ready {
+            "the node does not answer".to_owned()
+        } else {
+            "the agent runs, but is not ready: see its log".to_owned()
+        })
+    }
+}
+
+/// What the agent said at its end; of now, or of the time before.
+fn last_words(container: &ContainerStatus) -> Option<String> {
+    let ended = |state: &Option<_>| {
+        state
+            .as_ref()
+            .and_then(|state: &k8s_openapi::api::core::v1::ContainerState| state.terminated.clone())
+    };
+    let end = ended(&container.state).or_else(|| ended(&container.last_state))?;
+    // With `FallbackToLogsOnError` the message is the end of its log, and the error is the last line.
+    let said = end.message.unwrap_or_default();
+    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+    Some(match (line, end.reason) {
+        (Some(line), _) => line.strip_prefix("error: ").unwrap_or(line).to_owned(),
+        (None, Some(reason)) => format!("the agent ended with exit code {} ({reason})", end.exit_code),
+        (None, None) => format!("the agent ended with exit code {}", end.exit_code),
+    })
+}
+
+/// One line of bounded length.
+fn words(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.len() > MAX_WORDS {
+        let end = (0..=MAX_WORDS)
+            .rev()
+            .find(|end| line.is_char_boundary(*end))
+            .unwrap_or(0);
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+/// All nodes that have no working agent, by name, each once.
+#[must_use]
+pub fn failures<'a>(pods: impl Iterator<Item = &'a AgentPod>) -> Vec<UnavailableNode> {
+    let mut failures: Vec<UnavailableNode> = pods.filter_map(AgentPod::failure).collect();
+    failures.sort_unstable_by(|one, other| (&one.node, &one.message).cmp(&(&other.node, &other.message)));
+    failures.dedup_by(|later, earlier| later.node == earlier.node);
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A pod on node `n`, as the API server hands it out and the operator keeps it.
+    fn pod(status: &Value) -> AgentPod {
+        let mut pod: AgentPod = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "agent-x", "labels": {INSTANCE_LABEL: "default", "other": "label"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "agent"}]},
+            "status": status,
+        }))
+        .unwrap();
+        pod.thin();
+        pod
+    }
+
+    fn container(status: &Value) -> Value {
+        let mut whole = json!({
+            "name": "agent", "image": "agent:1", "imageID": "", "ready": false, "restartCount": 1, "started": false,
+        });
+        for (key, value) in status.as_object().unwrap() {
+            whole[key] = value.clone();
+        }
+        json!({"phase": "Running", "containerStatuses": [whole]})
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_agents_own_words() {
+        let end = json!({"terminated": {
+            "exitCode": 1, "reason": "Error",
+            "message": "INFO starting\n\nerror: kernel 4.19: no BTF: take a kernel with CONFIG_DEBUG_INFO_BTF\n\n",
+        }});
+        let own = Some("kernel 4.19: no BTF: take a kernel with CONFIG_DEBUG_INFO_BTF");
+        let silent = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let waiting =
+            |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        let running = json!({"running": {}});
+        let pull = "Back-off pulling image \"agent:1\"";
+        let cases = [
+            (container(&json!({"state": end})), own),
+            (
+                container(&json!({"state": waiting("CrashLoopBackOff", "back-off 20s"), "lastState": end})),
+                own,
+            ),
+            // Again on its way, and not there yet.
+            (container(&json!({"state": running, "lastState": end})), own),
+            (
+                container(&json!({"state": waiting("ContainerCreating", ""), "lastState": end})),
+                own,
+            ),
+            (
+                container(&json!({"state": silent})),
+                Some("the agent ended with exit code 137 (OOMKilled)"),
+            ),
+            (
+                container(&json!({"state": waiting("CrashLoopBackOff", "back-off 20s")})),
+                Some("back-off 20s"),
+            ),
+            (
+                container(&json!({"state": waiting("ImagePullBackOff", pull)})),
+                Some("ImagePullBackOff: Back-off pulling image \"agent:1\""),
+            ),
+            (
+                container(&json!({"state": running, "started": true})),
+                Some("the agent runs, but is not ready: see its log"),
+            ),
+            (
+                container(&json!({"state": running, "started": true, "ready": true})),
+                Some("the node does not answer"),
+            ),
+            (
+                json!({"phase": "Failed", "message": "Pod was evicted"}),
+                Some("the pod failed: Pod was evicted"),
+            ),
+            (
+                json!({"phase": "Pending", "conditions": [
+                    {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient memory."},
+                ]}),
+                Some("the pod cannot be scheduled: 0/1 nodes: Insufficient memory."),
+            ),
+            // Starting.
+            (json!({}), None),
+            (json!({"phase": "Pending"}), None),
+            (container(&json!({"state": running})), None),
+            (
+                container(&json!({"state": waiting("ContainerCreating", "")})),
+                None,
+            ),
+        ];
+        for (status, expected) in cases {
+            let failure = pod(&status).failure();
+            assert_eq!(
+                failure.as_ref().map(|failure| failure.message.as_str()),
+                expected,
+                "{status}"
+            );
+            assert!(failure.is_none_or(|failure| failure.node == "n"), "{status}");
+        }
+    }
+
+    #[test]
+    fn who_is_ready_or_goes_away_is_no_failure() {
+        let mut status = container(&json!({"state": {"running": {}}, "started": true}));
+        assert!(pod(&status).failure().is_some());
+        status["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+        assert_eq!(pod(&status).failure(), None);
+
+        status["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+        let mut going = pod(&status);
+        assert!(going.failure().is_some());
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(going.failure(), None);
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_the_scheduler_names_its_node_too() {
+        let mut pod: AgentPod = serde_json::from_value(json!({
+            "metadata": {},
+            "spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchFields": [
+                    {"key": "metadata.name", "operator": "In", "values": ["node-7"]},
+                ]}],
+            }}}},
+            "status": {"conditions": [{"type": "PodScheduled", "status": "False"}]},
+        }))
+        .unwrap();
+        pod.thin();
+        assert_eq!(pod.failure().unwrap().node, "node-7");
+        assert!(pod.spec.affinity.is_none());
+    }
+
+    #[test]
+    fn a_node_is_named_once_and_long_words_are_cut() {
+        let long = "ä".repeat(1000);
+        let failed = |node: &str, message: &str| {
+            let mut pod = pod(&json!({"phase": "Failed", "message": message}));
+            pod.spec.node_name = Some(node.to_owned());
+            pod
+        };
+        let pods = [failed("n2", "b"), failed("n1", &long), failed("n2", "a")];
+        let failures = failures(pods.iter());
+        assert_eq!(
+            failures
+                .iter()
+                .map(|failure| failure.node.as_str())
+                .collect::<Vec<_>>(),
+            ["n1", "n2"]
+        );
+        assert_eq!(failures[1].message, "the pod failed: a");
+        assert!(failures[0].message.len() <= MAX_WORDS + '…'.len_utf8());
+    }
+}

@@ -1,0 +1,596 @@
+//! From what was seen to the status: counts, and conditions that a person can act on. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::claims::Contest;
+use super::validate;
+use crate::api::v1alpha1::{AttachMode, HookCount, HttpStatisticsStatus, NodeCounts, UnavailableNode};
+
+/// Most nodes that a status lists.
+const MAX_LISTED: usize = 10;
+/// Most nodes that a message names.
+const MAX_NAMED: usize = 3;
+
+/// What came of the last attempt to bring the cluster to what the resource says.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// The objects are there.
+    Applied {
+        /// How the agents are asked to attach.
+        hook: AttachMode,
+        /// Whether a pod is replaced only when someone deletes it.
+        on_delete: bool,
+        /// Nodes that an older resource has.
+        contest: &'a Contest,
+    },
+    /// Nothing was changed: the resource cannot be used.
+    Invalid(&'a validate::Error),
+    /// Not everything could be written. The message says what, why and what to do.
+    Failed(&'a str),
+}
+
+/// What the status is made of.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// Of the spec that was looked at.
+    pub generation: Option<i64>,
+    /// What came of it.
+    pub outcome: Outcome<'a>,
+    /// The agents, if there are any.
+    pub daemon_set: Option<&'a DaemonSet>,
+    /// Whether the `DaemonSet` that is in the cache may be older than the last write to it.
+    pub daemon_set_outdated: bool,
+    /// Nodes whose agent does not work, by name.
+    pub failures: &'a [UnavailableNode],
+}
+
+/// The three conditions, before they are dated.
+struct Verdict {
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn new(status: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// The status that `seen` calls for, after `previous`. Conditions that stay as they were keep their date.
+#[must_use]
+pub fn status(previous: &HttpStatisticsStatus, seen: &Seen<'_>, now: Timestamp) -> HttpStatisticsStatus {
+    let nodes = seen.daemon_set.map(counts);
+    let rollout = Rollout::of(previous, seen, nodes);
+    let ready = ready(seen, nodes.unwrap_or_default(), rollout);
+    let progressing = progressing(seen, nodes.unwrap_or_default(), rollout);
+    let degraded = degraded(seen);
+    let conditions = [
+        ("Ready", ready),
+        ("Progressing", progressing),
+        ("Degraded", degraded),
+    ]
+    .map(|(kind, verdict)| dated(previous, kind, verdict, seen.generation, now));
+    let hooks = match seen.outcome {
+        Outcome::Applied { hook, .. } if hook != AttachMode::Auto && rollout == Rollout::Done => nodes
+            .filter(|nodes| nodes.ready > 0)
+            .map(|nodes| HookCount {
+                hook,
+                nodes: nodes.ready,
+            })
+            .into_iter()
+            .collect(),
+        _ => Vec::new(),
+    };
+    HttpStatisticsStatus {
+        observed_generation: seen.generation,
+        nodes,
+        hooks,
+        unavailable_nodes: seen.failures.iter().take(MAX_LISTED).cloned().collect(),
+        conditions: conditions.into(),
+    }
+}
+
+fn counts(daemon_set: &DaemonSet) -> NodeCounts {
+    let Some(status) = &daemon_set.status else {
+        return NodeCounts::default();
+    };
+    let desired = status.desired_number_scheduled.max(0);
+    let ready = status.number_ready.clamp(0, desired);
+    NodeCounts {
+        desired,
+        updated: status.updated_number_scheduled.unwrap_or(0).clamp(0, desired),
+        ready,
+        unavailable: desired - ready,
+    }
+}
+
+/// How far a change has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rollout {
+    /// On its way.
+    UnderWay,
+    /// On its way when someone deletes the pods.
+    Waiting,
+    /// Everywhere.
+    Done,
+}
+
+impl Rollout {
+    fn of(previous: &HttpStatisticsStatus, seen: &Seen<'_>, nodes: Option<NodeCounts>) -> Self {
+        let (Some(daemon_set), Some(nodes)) = (seen.daemon_set, nodes) else {
+            return Self::UnderWay;
+        };
+        let status = daemon_set.status.as_ref();
+        let observed = !seen.daemon_set_outdated
+            && status.and_then(|status| status.observed_generation) >= daemon_set.metadata.generation;
+        if !observed {
+            return Self::UnderWay;
+        }
+        let scheduled = status.map_or(0, |status| status.current_number_scheduled);
+        let updated = status
+            .and_then(|status| status.updated_number_scheduled)
+            .unwrap_or(0);
+        if updated < scheduled {
+            return match seen.outcome {
+                Outcome::Applied { on_delete: true, .. } => Self::Waiting,
+                _ => Self::UnderWay,
+            };
+        }
+        // A node that joins or restarts afterwards is no change that is being rolled out.
+        let was_done =
+            condition(previous, "Progressing").is_some_and(|condition| condition.status == "False");
+        let failing = i32::try_from(seen.failures.len()).unwrap_or(i32::MAX);
+        if was_done || nodes.ready.saturating_add(failing) >= nodes.desired {
+            Self::Done
+        } else {
+            Self::UnderWay
+        }
+    }
+}
+
+fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
+    let NodeCounts {
+        desired,
+        updated: _,
+        ready: _,
+        unavailable,
+    } = nodes;
+    match &seen.outcome {
+        Outcome::Invalid(error) => Verdict::new(false, "InvalidSpec", error.to_string()),
+        Outcome::Failed(message) => Verdict::new(false, "ApplyFailed", *message),
+        Outcome::Applied { contest, .. } if !contest.is_empty() => {
+            Verdict::new(false, "Conflict", describe_contest(contest))
+        }
+        Outcome::Applied { .. } if rollout == Rollout::UnderWay => {
+            Verdict::new(false, "RollingOut", describe_rollout(nodes))
+        }
+        Outcome::Applied { .. } if unavailable > 0 => Verdict::new(
+            false,
+            "AgentsUnavailable",
+            format!("{unavailable} of {desired} nodes have no working agent"),
+        ),
+        Outcome::Applied { .. } if desired == 0 => Verdict::new(
+            true,
+            "NoNodes",
+            "no node is selected: compare spec.nodeSelector and spec.tolerations with the nodes",
+        ),
+        Outcome::Applied { .. } => Verdict::new(
+            true,
+            "AgentsReady",
+            format!("all {desired} selected nodes run a working agent"),
+        ),
+    }
+}
+
+fn progressing(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
+    match &seen.outcome {
+        Outcome::Invalid(_) => Verdict::new(
+            false,
+            "InvalidSpec",
+            "nothing is rolled out until the spec is corrected; agents that run stay as they are",
+        ),
+        Outcome::Failed(_) => Verdict::new(true, "ApplyFailed", "trying again"),
+        Outcome::Applied { .. } => match rollout {
+            Rollout::UnderWay => Verdict::new(true, "RollingOut", describe_rollout(nodes)),
+            Rollout::Waiting => Verdict::new(
+                false,
+                "WaitingForDeletion",
+                "some agents are not of the current spec, and spec.updateStrategy.type is OnDelete: delete their pods",
+            ),
+            Rollout::Done => Verdict::new(false, "RolledOut", "every agent is of the current spec"),
+        },
+    }
+}
+
+fn degraded(seen: &Seen<'_>) -> Verdict {
+    match &seen.outcome {
+        Outcome::Invalid(error) => Verdict::new(true, "InvalidSpec", error.to_string()),
+        Outcome::Failed(message) => Verdict::new(true, "ApplyFailed", *message),
+        Outcome::Applied { contest, .. } if !contest.is_empty() => {
+            Verdict::new(true, "Conflict", describe_contest(contest))
+        }
+        Outcome::Applied { .. } if !seen.failures.is_empty() => {
+            Verdict::new(true, "AgentsFailing", describe_failures(seen.failures))
+        }
+        Outcome::Applied { .. } => Verdict::new(false, "AsExpected", "nothing needs attention"),
+    }
+}
+
+/// `1 node`, `2 nodes`.
+fn count_nodes(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "node" } else { "nodes" })
+}
+
+fn and_more(named: &[String], all: usize, separator: &str) -> String {
+    let text = named.join(separator);
+    match all - named.len() {
+        0 => text,
+        more => format!("{text}{separator}and {more} more"),
+    }
+}
+
+fn describe_rollout(nodes: NodeCounts) -> String {
+    let NodeCounts {
+        desired,
+        updated,
+        ready,
+        unavailable: _,
+    } = nodes;
+    if desired == 0 {
+        return "Kubernetes has not taken up the change yet".to_owned();
+    }
+    format!("{updated} of {desired} nodes have the current agent, {ready} are ready")
+}
+
+fn describe_contest(contest: &Contest) -> String {
+    let Contest { older, nodes } = contest;
+    let named = &nodes[..nodes.len().min(MAX_NAMED)];
+    format!(
+        "{} selected here run the agent of the older {} {}: {}; narrow a nodeSelector, or delete one of the resources",
+        count_nodes(nodes.len()),
+        if older.len() == 1 {
+            "HttpStatistics"
+        } else {
+            "HttpStatistics resources"
+        },
+        and_more(&older[..older.len().min(MAX_NAMED)], older.len(), ", "),
+        and_more(named, nodes.len(), ", "),
+    )
+}
+
+fn describe_failures(failures: &[UnavailableNode]) -> String {
+    let named: Vec<String> = failures
+        .iter()
+        .take(MAX_NAMED)
+        .map(|UnavailableNode { node, message }| format!("{node}: {message}"))
+        .collect();
+    format!(
+        "{} without a working agent: {}",
+        count_nodes(failures.len()),
+        and_more(&named, failures.len(), "; ")
+    )
+}
+
+/// The condition `kind` of a status.
+#[must_use]
+pub fn condition<'a>(status: &'a HttpStatisticsStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn dated(
+    previous: &HttpStatisticsStatus,
+    kind: &str,
+    verdict: Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let Verdict {
+        status,
+        reason,
+        message,
+    } = verdict;
+    let status = if status { "True" } else { "False" };
+    let since = condition(previous, kind)
+        .filter(|before| before.status == status)
+        .map(|before| before.last_transition_time.clone());
+    Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or_else(|| Time(now.round(jiff::Unit::Second).unwrap_or(now))),
+    }
+}
+
+/// Whether only numbers differ, those that each node of a rollout changes: such a status need not be written at once.
+#[must_use]
+pub fn differs_in_numbers_only(one: &HttpStatisticsStatus, other: &HttpStatisticsStatus) -> bool {
+    let gist = |status: &HttpStatisticsStatus| {
+        let conditions = status.conditions.iter();
+        (
+            status.observed_generation,
+            conditions
+                .map(|condition| {
+                    (
+                        condition.type_.clone(),
+                        condition.status.clone(),
+                        condition.reason.clone(),
+                    )
+                })
+                .collect::<Vec<_>>(),
+        )
+    };
+    gist(one) == gist(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::events::transitions;
+
+    fn daemon_set(generation: i64, observed: i64, numbers: [i32; 4]) -> DaemonSet {
+        let [desired, scheduled, updated, ready] = numbers;
+        serde_json::from_value(json!({
+            "metadata": {"generation": generation},
+            "status": {
+                "observedGeneration": observed, "desiredNumberScheduled": desired, "numberMisscheduled": 0,
+                "currentNumberScheduled": scheduled, "updatedNumberScheduled": updated, "numberReady": ready,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// `Type=Status/Reason` of each condition.
+    fn conditions(status: &HttpStatisticsStatus) -> Vec<String> {
+        status
+            .conditions
+            .iter()
+            .map(|condition| format!("{}={}/{}", condition.type_, condition.status, condition.reason))
+            .collect()
+    }
+
+    /// The story of a resource: each step with what is seen and the conditions and Events that it must bring.
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one table")]
+    fn a_rollout_is_told_from_its_beginning_to_its_end_and_not_more() {
+        let no_contest = Contest::default();
+        let contest = Contest {
+            older: vec!["older".to_owned()],
+            nodes: ["n1", "n2", "n3", "n4"].map(str::to_owned).into(),
+        };
+        let failure = [UnavailableNode {
+            node: "n2".to_owned(),
+            message: "no BTF".to_owned(),
+        }];
+        let invalid = validate::Error::Image(String::new());
+        let applied = |contest| Outcome::Applied {
+            hook: AttachMode::Auto,
+            on_delete: false,
+            contest,
+        };
+        let on_delete = Outcome::Applied {
+            hook: AttachMode::Auto,
+            on_delete: true,
+            contest: &no_contest,
+        };
+        let none: &[UnavailableNode] = &[];
+        let rolling = "Ready=False/RollingOut Progressing=True/RollingOut Degraded=False/AsExpected";
+        let done = "Ready=True/AgentsReady Progressing=False/RolledOut Degraded=False/AsExpected";
+        let steps = [
+            // Not yet taken up, then node by node.
+            (
+                applied(&no_contest),
+                (1, 0, [0, 0, 0, 0]),
+                none,
+                rolling,
+                "RollingOut",
+            ),
+            (applied(&no_contest), (1, 1, [3, 1, 1, 0]), none, rolling, ""),
+            (applied(&no_contest), (1, 1, [3, 3, 3, 2]), none, rolling, ""),
+            (
+                applied(&no_contest),
+                (1, 1, [3, 3, 3, 3]),
+                none,
+                done,
+                "RolledOut",
+            ),
+            // A node joins, one restarts: no change is being rolled out.
+            (
+                applied(&no_contest),
+                (1, 1, [4, 3, 3, 3]),
+                none,
+                "Ready=False/AgentsUnavailable Progressing=False/RolledOut Degraded=False/AsExpected",
+                "",
+            ),
+            (applied(&no_contest), (1, 1, [3, 3, 3, 3]), none, done, ""),
+            // A new spec, and an agent that fails with it: the rollout ends all the same.
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 1, 2]),
+                none,
+                rolling,
+                "RollingOut",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 3, 2]),
+                &failure,
+                "Ready=False/AgentsUnavailable Progressing=False/RolledOut Degraded=True/AgentsFailing",
+                "!AgentsFailing RolledOut",
+            ),
+            (
+                Outcome::Invalid(&invalid),
+                (2, 2, [3, 3, 3, 2]),
+                &failure,
+                "Ready=False/InvalidSpec Progressing=False/InvalidSpec Degraded=True/InvalidSpec",
+                "!InvalidSpec",
+            ),
+            (
+                Outcome::Failed("failed to apply DaemonSet x: no"),
+                (2, 2, [3, 3, 3, 3]),
+                none,
+                "Ready=False/ApplyFailed Progressing=True/ApplyFailed Degraded=True/ApplyFailed",
+                "!ApplyFailed",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [3, 3, 3, 3]),
+                none,
+                done,
+                "Recovered RolledOut",
+            ),
+            (
+                applied(&contest),
+                (2, 2, [1, 1, 1, 1]),
+                none,
+                "Ready=False/Conflict Progressing=False/RolledOut Degraded=True/Conflict",
+                "!Conflict",
+            ),
+            (
+                applied(&no_contest),
+                (2, 2, [0, 0, 0, 0]),
+                none,
+                "Ready=True/NoNodes Progressing=False/RolledOut Degraded=False/AsExpected",
+                "Recovered",
+            ),
+            (
+                on_delete,
+                (3, 3, [3, 3, 1, 3]),
+                none,
+                "Ready=True/AgentsReady Progressing=False/WaitingForDeletion Degraded=False/AsExpected",
+                "WaitingForDeletion",
+            ),
+        ];
+        let mut previous = HttpStatisticsStatus::default();
+        for (number, (outcome, (generation, observed, numbers), failures, expected, events)) in
+            steps.into_iter().enumerate()
+        {
+            let daemon_set = daemon_set(generation, observed, numbers);
+            let next = status(
+                &previous,
+                &Seen {
+                    generation: Some(7),
+                    outcome,
+                    daemon_set: Some(&daemon_set),
+                    daemon_set_outdated: false,
+                    failures,
+                },
+                at(i64::try_from(number).unwrap()),
+            );
+            assert_eq!(conditions(&next).join(" "), expected, "step {number}");
+            let told: Vec<String> = transitions(&previous, &next)
+                .iter()
+                .map(|event| format!("{}{}", if event.warning { "!" } else { "" }, event.reason))
+                .collect();
+            assert_eq!(told.join(" "), events, "step {number}");
+            assert!(transitions(&next, &next).is_empty());
+            previous = next;
+        }
+    }
+
+    #[test]
+    fn a_condition_is_dated_when_its_status_changes_and_only_then() {
+        let contest = Contest::default();
+        let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
+        let seen = |generation| Seen {
+            generation: Some(generation),
+            outcome: Outcome::Applied {
+                hook: AttachMode::Fentry,
+                on_delete: false,
+                contest: &contest,
+            },
+            daemon_set: Some(&daemon_set),
+            daemon_set_outdated: false,
+            failures: &[],
+        };
+        let first = status(&HttpStatisticsStatus::default(), &seen(1), at(10));
+        let again = status(&first, &seen(1), at(20));
+        assert_eq!(first, again);
+        let changed = status(&first, &seen(2), at(30));
+        assert_eq!(changed.observed_generation, Some(2));
+        assert_eq!(changed.conditions[0].observed_generation, Some(2));
+        assert_eq!(changed.conditions[0].last_transition_time, Time(at(10)));
+        assert_eq!(
+            first.hooks,
+            [HookCount {
+                hook: AttachMode::Fentry,
+                nodes: 1
+            }]
+        );
+        assert!(differs_in_numbers_only(&first, &again) && !differs_in_numbers_only(&first, &changed));
+    }
+
+    #[test]
+    fn a_cache_that_has_not_seen_the_last_write_ends_no_rollout() {
+        let contest = Contest::default();
+        let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
+        let next = status(
+            &HttpStatisticsStatus::default(),
+            &Seen {
+                generation: Some(2),
+                outcome: Outcome::Applied {
+                    hook: AttachMode::Auto,
+                    on_delete: false,
+                    contest: &contest,
+                },
+                daemon_set: Some(&daemon_set),
+                daemon_set_outdated: true,
+                failures: &[],
+            },
+            at(0),
+        );
+        assert_eq!(conditions(&next)[1], "Progressing=True/RollingOut");
+    }
+
+    #[test]
+    fn ten_nodes_are_listed_and_three_named() {
+        let contest = Contest {
+            older: vec!["a".to_owned()],
+            nodes: (1..=5).map(|number| format!("n{number}")).collect(),
+        };
+        let failures: Vec<UnavailableNode> = (10..25)
+            .map(|number| UnavailableNode {
+                node: format!("n{number}"),
+                message: "no BTF".to_owned(),
+            })
+            .collect();
+        let seen = |contest| Seen {
+            generation: Some(1),
+            outcome: Outcome::Applied {
+                hook: AttachMode::Auto,
+                on_delete: false,
+                contest,
+            },
+            daemon_set: None,
+            daemon_set_outdated: false,
+            failures: &failures,
+        };
+        let no_contest = Contest::default();
+        let next = status(&HttpStatisticsStatus::default(), &seen(&no_contest), at(0));
+        assert_eq!(next.unavailable_nodes, failures[..10]);
+        assert_eq!(
+            next.conditions[2].message,
+            "15 nodes without a working agent: n10: no BTF; n11: no BTF; n12: no BTF; and 12 more"
+        );
+        let next = status(&HttpStatisticsStatus::default(), &seen(&contest), at(0));
+        assert_eq!(
+            next.conditions[2].message,
+            "5 nodes selected here run the agent of the older HttpStatistics a: n1, n2, n3, and 2 more; narrow a \
+             nodeSelector, or delete one of the resources"
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Start and stop.
+
+use std::io;
+use std::net::SocketAddr;
+
+use kube::{Client, Config};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::controller;
+use crate::metrics::Metrics;
+use crate::server;
+
+/// Why the operator cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither in a cluster nor told of one.
+    #[error("failed to find an API server: run in a cluster, or set KUBECONFIG")]
+    Config(#[from] kube::config::InferConfigError),
+    /// The configuration cannot be used.
+    #[error("failed to connect to the API server: check KUBECONFIG")]
+    Client(#[from] kube::Error),
+    /// Someone else has the port.
+    #[error("failed to listen on {address}: choose another address with --listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The listener broke.
+    #[error("failed to serve /healthz, /readyz and /metrics")]
+    Serve(#[source] io::Error),
+    /// No runtime, no signals.
+    #[error("failed to start: raise the limits of processes and open files (ulimit -u, ulimit -n)")]
+    Start(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT. `namespace` is where the agents go; without one, where the operator runs.
+///
+/// # Errors
+/// When it cannot start. What goes wrong later is retried.
+pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
+    // One thread: it waits most of the time.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Start)?;
+        let mut config = Config::infer().await?;
+        // Whoever writes retries by itself, with a backoff that grows and shows in the status.
+        config.default_retry = false;
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config)?;
+        let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen {
+            address: listen,
+            source,
+        })?;
+        let address = listener.local_addr().map_err(Error::Serve)?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, %address, "started");
+
+        let metrics = Metrics::default();
+        let (waiting, waiting_for) = watch::channel(Some("the definition of HttpStatistics"));
+        let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
+        let controller = controller::run(client, namespace, metrics, waiting, stop.clone());
+        let signals = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("stopping");
+            stop.cancel();
+        };
+        // Whichever ends first takes the others along.
+        let controller = async {
+            controller.await;
+            stop.cancel();
+        };
+        let server = async {
+            let result = server.await;
+            stop.cancel();
+            result.map_err(Error::Serve)
+        };
+        let signals = async {
+            tokio::select! {
+                () = signals => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        let (result, (), ()) = tokio::join!(server, controller, signals);
+        tracing::info!("stopped");
+        result
+    })
+}
