@@ -233,7 +233,7 @@ async fn a_watch_that_breaks_goes_on_where_it_was() {
     assert_eq!(named(&directory, A), Some("web-0"));
     // Ended by the server, as it does every few minutes.
     let (before, _) = server.watches_and_lists();
-    assert!(before >= 5, "four that fail, and one that does not: {before}");
+    assert!(before >= 4, "three that fail, and one that is late: {before}");
     server.cut_watches();
     wait_for("the watch", || server.watches_and_lists().0 > before).await;
     server.apply(pod(C, "shop", "mail", &[]));
