@@ -551,7 +551,6 @@ pub struct Overrides {
     )]
     #[serde(deserialize_with = "map_entries")]
     pub max_counters: Option<MapEntries>,
-
     /// Name of this node in its cluster, by which the API server is asked for its pods [default: `NODE_NAME`]
     #[arg(
         long,
@@ -652,19 +651,19 @@ fn code_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Status
         .transpose()
 }
 
-/// A list of names.
-fn namespace_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Namespaces>, D::Error> {
-    let names = Option::<Vec<String>>::deserialize(deserializer)?;
-    names
-        .map(|names| names.try_into().map_err(serde::de::Error::custom))
-        .transpose()
-}
-
 /// A number.
 fn map_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MapEntries>, D::Error> {
     let entries = Option::<u32>::deserialize(deserializer)?;
     entries
         .map(|entries| entries.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+/// A list of names.
+fn namespace_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Namespaces>, D::Error> {
+    let names = Option::<Vec<String>>::deserialize(deserializer)?;
+    names
+        .map(|names| names.try_into().map_err(serde::de::Error::custom))
         .transpose()
 }
 
@@ -716,12 +715,12 @@ impl Overrides {
             history,
             status_codes,
             host_id,
+            max_connections,
+            max_counters,
             node_name,
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
-            max_connections,
-            max_counters,
             log_level,
             log_format,
         } = self;
@@ -732,6 +731,8 @@ impl Overrides {
             history: history.or(other.history),
             status_codes: status_codes.or(other.status_codes),
             host_id: host_id.or(other.host_id),
+            max_connections: max_connections.or(other.max_connections),
+            max_counters: max_counters.or(other.max_counters),
             node_name: node_name.or(other.node_name),
             kubeconfig: kubeconfig.or(other.kubeconfig),
             processes: processes.or(other.processes),
@@ -739,8 +740,6 @@ impl Overrides {
                 include: include.or(other.namespaces.include),
                 exclude: exclude.or(other.namespaces.exclude),
             },
-            max_connections: max_connections.or(other.max_connections),
-            max_counters: max_counters.or(other.max_counters),
             log_level: log_level.or(other.log_level),
             log_format: log_format.or(other.log_format),
         }
@@ -764,14 +763,14 @@ pub struct Settings {
     pub host_id: HostId,
     /// Where that comes from.
     pub host_id_source: HostIdSource,
+    /// Entries of the kernel's maps.
+    pub map_sizes: MapSizes,
     /// This node, in its cluster.
     pub node_name: Option<NodeName>,
     /// How to reach the API server, if not as a pod.
     pub kubeconfig: Option<PathBuf>,
     /// What is shown.
     pub filter: Filter,
-    /// Entries of the kernel's maps.
-    pub map_sizes: MapSizes,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it looks.
@@ -794,12 +793,12 @@ impl Settings {
             history,
             status_codes,
             host_id,
+            max_connections,
+            max_counters,
             node_name,
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
-            max_connections,
-            max_counters,
             log_level,
             log_format,
         } = overrides;
@@ -836,13 +835,13 @@ impl Settings {
             status_codes: status_codes.unwrap_or_default(),
             host_id,
             host_id_source,
-            node_name: node_name.or_else(|| std::env::var("NODE_NAME").ok()?.parse().ok()),
-            kubeconfig,
-            filter,
             map_sizes: MapSizes {
                 connections: max_connections.map_or(map_sizes.connections, MapEntries::get),
                 counters: max_counters.map_or(map_sizes.counters, MapEntries::get),
             },
+            node_name: node_name.or_else(|| std::env::var("NODE_NAME").ok()?.parse().ok()),
+            kubeconfig,
+            filter,
             log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
         })
@@ -899,8 +898,8 @@ mod tests {
     fn a_file_sets_everything() {
         let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
                     statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
-                    nodeName: n1.example\nkubeconfig: /k\nprocesses: pods\n\
-                    namespaces:\n  include: [shop, web]\n  exclude: []\n\
+                    nodeName: n1.example\nkubeconfig: /k\n\
+                    processes: pods\nnamespaces:\n  include: [shop, web]\n  exclude: []\n\
                     logLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
@@ -909,6 +908,8 @@ mod tests {
             history: Some("30s".parse().unwrap()),
             status_codes: Some("200,418".parse().unwrap()),
             host_id: Some("node-1".parse().unwrap()),
+            max_connections: Some("2048".parse().unwrap()),
+            max_counters: Some("4096".parse().unwrap()),
             node_name: Some("n1.example".parse().unwrap()),
             kubeconfig: Some(PathBuf::from("/k")),
             processes: Some(Processes::Pods),
@@ -916,8 +917,6 @@ mod tests {
                 include: Some("web,shop".parse().unwrap()),
                 exclude: Some(Namespaces::default()),
             },
-            max_connections: Some("2048".parse().unwrap()),
-            max_counters: Some("4096".parse().unwrap()),
             log_level: Some(LogLevel::Debug),
             log_format: Some(LogFormat::Json),
         };

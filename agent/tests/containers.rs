@@ -5,7 +5,7 @@
 
 mod apiserver;
 mod runtime;
-#[allow(dead_code, reason = "the other tests use the rest")]
+#[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
 
 use std::collections::BTreeMap;
