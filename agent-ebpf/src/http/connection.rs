@@ -47,7 +47,8 @@ impl Lost {
 ///
 /// Each direction's program writes its own [`Stream`]. Of the rest, `methods` and `pushed` belong to the receiving
 /// side and `popped` to the sending side, so that a process that receives on one CPU and sends on another at the
-/// same time loses nothing. The other fields are written once, at a moment when only one side can be at work.
+/// same time loses nothing. The other fields are written at moments when mostly only one side is at work; what could get
+/// lost is a mark in `lost`, which a later message sets right.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Connection {

@@ -195,6 +195,10 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
+    // The others have asked. Before anything else, for the answer is also a note.
+    if socket == Socket::Any && !connection.has_positions() && handled::is_handled(program) {
+        return None;
+    }
     if connection.is_ignored(direction) {
         return None;
     }
@@ -207,12 +211,7 @@ fn begin(
             let gap = connection.move_position(direction, position, transferred);
             unseen(direction, sock, connection, gap);
         }
-        None => {
-            // The others have asked.
-            if socket == Socket::Any && handled::is_handled(program) {
-                return None;
-            }
-        }
+        None => {}
     }
     Some(connection)
 }
@@ -226,14 +225,17 @@ pub fn moved(
     direction: Direction,
     sock: u64,
     transferred: u32,
-    data: Data,
+    data: impl FnOnce() -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
+        if sock == 0 {
+            return None;
+        }
         let (connection, transferred) = catch_up(direction, sock, transferred)?;
         if transferred == 0 {
             return None;
         }
-        locate(bytes, direction, connection, data, transferred)
+        locate(bytes, direction, connection, data(), transferred)
     });
 }
 
@@ -326,7 +328,11 @@ impl Work {
             (sock, begin(&mut self.bytes))
         } else {
             self.unfinished = 0;
-            (unfinished, connections::seen(unfinished))
+            let connection = connections::seen(unfinished);
+            if connection.is_none() {
+                lose(Loss::ConnectionEvicted as u32);
+            }
+            (unfinished, connection)
         };
         let Some(connection) = connection else { return };
         if unfinished == 0 {

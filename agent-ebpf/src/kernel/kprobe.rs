@@ -153,7 +153,25 @@ pub fn release_sock_receive(ctx: ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
+fn release<const RECEIVES: bool>(ctx: &ProbeContext) {
+    let (program, direction) = if RECEIVES {
+        (Program::TcpReceive, Direction::Received)
+    } else {
+        (Program::TcpSend, Direction::Sent)
+    };
+    // Nothing is no reason to leave: the program may have a call to go on with.
+    let (sock, transferred, message, flags) = under_way::<RECEIVES>(ctx).unwrap_or((0, 0, 0, 0));
+    moved(ctx, program, direction, sock, transferred, || match message {
+        0 => Data::Unreadable(Loss::UnreadablePages),
+        message if RECEIVES => received(message, flags),
+        message => Data::Message(message),
+    });
+}
+
+/// The socket of this thread's call, if that is the one released; how many bytes went since the last look; the call's
+/// `struct msghdr` and flags.
+#[inline(always)]
+fn under_way<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<(u64, u32, u64, u32)> {
     // SAFETY: only this thread uses its entry.
     let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
     if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
@@ -163,18 +181,7 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
     let left = left(call.message);
     let transferred = call.left.wrapping_sub(left) as u32;
     call.left = left;
-    let data = match call.message {
-        0 => Data::Unreadable(Loss::UnreadablePages),
-        message if RECEIVES => received(message, call.flags),
-        message => Data::Message(message),
-    };
-    let (program, direction) = if RECEIVES {
-        (Program::TcpReceive, Direction::Received)
-    } else {
-        (Program::TcpSend, Direction::Sent)
-    };
-    moved(ctx, program, direction, call.sock, transferred, data);
-    Some(())
+    Some((call.sock, transferred, call.message, call.flags))
 }
 
 /// See [`super::fexit::unix_stream_sendmsg`]. It waits only where the receiver is slow.

@@ -20,7 +20,7 @@ pub(super) fn first_new() -> Option<u32> {
 }
 
 /// Draws a number: that of a new pipe, which goes at once.
-fn next() -> io::Result<u32> {
+pub(super) fn next() -> io::Result<u32> {
     let (reader, _writer) = io::pipe()?;
     let file = File::from(std::os::fd::OwnedFd::from(reader));
     let number = file.metadata()?.st_ino();

@@ -27,6 +27,9 @@ const ENOTSUPP: i32 = 524;
 /// Functions that are hooked where they exist. Linux 6.5 replaced `sendpage` by `MSG_SPLICE_PAGES` (dc97391e6610).
 const OPTIONAL_FUNCTIONS: [&str; 3] = ["tcp_sendpage", "unix_stream_sendpage", "unix_stream_splice_read"];
 
+/// Functions and tracepoints that are the last of a socket.
+const SOCKET_ENDS: [&str; 2] = ["tcp_destroy_sock", "unix_release"];
+
 /// Why the programs are not in the kernel.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -228,7 +231,33 @@ impl Probes {
             losses.0[cause as usize] = value;
         }
         losses.0[Loss::ProgramMissed as usize] += self.missed();
+        self.renew_first_inode()?;
         Ok(losses)
+    }
+
+    /// Keeps the first new inode number less than half of all numbers behind: they start again after the last.
+    fn renew_first_inode(&mut self) -> Result<(), Error> {
+        const BEHIND: u32 = 1 << 30;
+        // Less is behind `first`: this CPU has numbers left of an older batch.
+        const AHEAD: std::ops::Range<u32> = BEHIND + 1..1 << 31;
+        let map = self
+            .ebpf
+            .map_mut(maps::FIRST_INODE)
+            .ok_or_else(|| missing(maps::FIRST_INODE))?;
+        let mut map: Array<_, u32> =
+            Array::try_from(map).map_err(|error| unreadable(maps::FIRST_INODE, &error))?;
+        let first = map
+            .get(&0, 0)
+            .map_err(|error| unreadable(maps::FIRST_INODE, &error))?;
+        // If no pipe can be had, the next time will do.
+        if let Ok(next) = inodes::next()
+            && first != 0
+            && AHEAD.contains(&next.wrapping_sub(first))
+        {
+            map.set(0, next.wrapping_sub(BEHIND), 0)
+                .map_err(|error| unreadable(maps::FIRST_INODE, &error))?;
+        }
+        Ok(())
     }
 
     /// Calls that no program saw, at most. What the programs themselves notice is in the map.
@@ -340,18 +369,32 @@ impl Kernel {
     pub(super) fn attach(&self, hook: Hook) -> Result<Ebpf, AttachError> {
         let mut ebpf = self.load(hook)?;
         let btf = kernel_btf(hook)?;
-        for Attachment { program, to } in self.attachments(hook) {
-            load_program(&mut ebpf, btf.as_ref(), program, to)?;
-            make_callable(&mut ebpf, program)?;
-            let Some(to) = to else { continue };
-            let attached = match program_mut(&mut ebpf, program)? {
-                Program::FExit(program) => program.attach().map(drop),
-                Program::FEntry(program) => program.attach().map(drop),
-                Program::KProbe(program) => program.attach(to, 0).map(drop),
-                Program::RawTracePoint(program) => program.attach(to).map(drop),
-                _ => Err(ProgramError::UnexpectedProgramType),
-            };
-            attached.map_err(|error| AttachError::Program { program, error })?;
+        let (ends, calls): (Vec<_>, Vec<_>) = self
+            .attachments(hook)
+            .into_iter()
+            .partition(|attachment| attachment.to.is_some_and(|to| SOCKET_ENDS.contains(&to)));
+        // What sees sockets go comes first: a socket that is seen and goes unseen leaves its state to the next one at
+        // its address. Loading takes seconds, attaching does not; so all of the rest are loaded before one is attached.
+        // Receivers then come before senders, lest answers are seen to requests that were not.
+        let is_sender = |attachment: &Attachment| attachment.program.contains("send");
+        let (senders, receivers): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_sender);
+        for group in [vec![ends], vec![receivers, senders]] {
+            let group: Vec<_> = group.into_iter().flatten().collect();
+            for Attachment { program, to } in &group {
+                load_program(&mut ebpf, btf.as_ref(), program, *to)?;
+                make_callable(&mut ebpf, program)?;
+            }
+            for Attachment { program, to } in group {
+                let Some(to) = to else { continue };
+                let attached = match program_mut(&mut ebpf, program)? {
+                    Program::FExit(program) => program.attach().map(drop),
+                    Program::FEntry(program) => program.attach().map(drop),
+                    Program::KProbe(program) => program.attach(to, 0).map(drop),
+                    Program::RawTracePoint(program) => program.attach(to).map(drop),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                };
+                attached.map_err(|error| AttachError::Program { program, error })?;
+            }
         }
         // Only now: a socket made before may have moved bytes that no program saw.
         if let Some(first) = inodes::first_new() {
@@ -366,17 +409,23 @@ impl Kernel {
     /// The programs of a hook whose being left out loses calls for good: not those with stand-ins, and not those for TCP
     /// alone, where the next call shows the gap.
     fn watched(&self, hook: Hook) -> Vec<&'static str> {
-        if self.stand_ins(hook) != stand_ins::NONE {
-            return Vec::new();
-        }
-        self.attachments(hook)
-            .into_iter()
+        let attachments = self.attachments(hook);
+        let has_stand_in = |program: &str| {
+            attachments
+                .iter()
+                .any(|other| other.program.strip_suffix("_again") == Some(program))
+        };
+        attachments
+            .iter()
             .filter(|Attachment { to, .. }| {
-                to.is_some_and(|to| !to.starts_with("tcp_") && !matches!(to, "release_sock" | "unix_release"))
+                to.is_some_and(|to| {
+                    !to.starts_with("tcp_") && to != "release_sock" && !SOCKET_ENDS.contains(&to)
+                })
             })
             .map(|attachment| attachment.program)
             // What runs at a call's beginning notices that what should at its end was left out.
-            .filter(|program| !program.ends_with("_return"))
+            .filter(|program| !program.ends_with("_return") && !program.ends_with("_begin"))
+            .filter(|program| !program.ends_with("_again") && !has_stand_in(program))
             .collect()
     }
 
@@ -387,6 +436,7 @@ impl Kernel {
         let mut settings = self.settings;
         let stand_ins = self.stand_ins(hook);
         settings[Setting::StandIns as usize] = stand_ins;
+        settings[Setting::MaxConnections as usize] = self.sizes.connections;
         let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.

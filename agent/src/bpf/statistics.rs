@@ -30,7 +30,7 @@ pub struct ProgramStatistics {
     /// How long these took, two readings of the clock for each included.
     pub run_time: Duration,
     /// How often it was left out: because another task on the same CPU was interrupted in it, or for kprobes in any
-    /// program or map (`bpf_prog_inc_misses_counter`). 0 before Linux 5.12.
+    /// program or map (`bpf_prog_inc_misses_counter`). 0 before Linux 5.12, and for kprobes before 6.7.
     pub misses: u64,
 }
 
