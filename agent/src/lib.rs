@@ -2,7 +2,7 @@
 //!
 //! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
 //! (rates and totals, with names from [`process`] and [`workload`]) → [`report`] and [`totals`] → [`server`] (the plugin's socket).
-//! [`config`] and [`cli`] stand before it, [`client`] asks a running agent.
+//! [`config`] and [`cli`] stand before it, [`reload`] changes what it goes by while it runs, [`client`] asks a running agent.
 
 pub mod bpf;
 mod cause;
@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 pub mod host;
 pub mod process;
+pub mod reload;
 pub mod report;
 pub mod run;
 pub mod sampler;

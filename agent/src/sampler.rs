@@ -15,13 +15,13 @@ use axum::body::Bytes;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes};
 use crate::cause::chain;
-use crate::config::Settings;
+use crate::config::Live;
 use crate::host::{self, HostIdentity, Poll};
 use crate::process::Processes;
 use crate::report::{Facts, MAX_REPORT, ReportBuilder};
@@ -84,6 +84,8 @@ pub struct Published {
     pub report: Body,
     /// When the tick was over.
     pub at: Instant,
+    /// When the next one is to be expected after that.
+    pub interval: Duration,
     /// Why the counters could not be read in this tick, if so. The report is then the one before.
     pub failure: Option<String>,
 }
@@ -176,6 +178,7 @@ pub struct Sampler<K> {
     host: HostIdentity,
     /// Where `/proc` is mounted.
     proc: PathBuf,
+    live: watch::Receiver<Live>,
     interval: Duration,
     /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
     own_pid: u32,
@@ -199,22 +202,31 @@ pub struct Sampler<K> {
 }
 
 impl<K: Kernel> Sampler<K> {
-    /// A sampler of counters that were all 0 at `attached`. Containers and pods are called what `directory` last said.
+    /// A sampler of counters that were all 0 at `attached`. Containers and pods are called what `directory` last said,
+    /// and `live` may change at any time.
     #[must_use]
     pub fn new(
         kernel: K,
         attached: Instant,
         processes: Processes,
         directory: watch::Receiver<Arc<Directory>>,
-        settings: &Settings,
+        mut live: watch::Receiver<Live>,
+        host: HostIdentity,
     ) -> (Self, Feed) {
-        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), MAX_REPORT);
+        let (builder, window, interval) = {
+            let live = live.borrow_and_update();
+            (
+                builder(&live, kernel.hook()),
+                Window::new(live.history.get(), live.max_samples()),
+                live.interval.get(),
+            )
+        };
         let notes = Arc::<Notes>::default();
-        let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();
         let empty = Published {
             report: Body::default(),
             at: Instant::now(),
+            interval,
             failure: None,
         };
         let (published, latest) = watch::channel(empty);
@@ -227,9 +239,10 @@ impl<K: Kernel> Sampler<K> {
             ledger,
             window,
             builder,
-            host: HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
+            host,
             proc,
-            interval: settings.interval.get(),
+            live,
+            interval,
             own_pid: std::process::id(),
             tick: 0,
             last_tick: attached,
@@ -271,16 +284,44 @@ impl<K: Kernel> Sampler<K> {
     }
 
     async fn sample(mut self, shutdown: CancellationToken) {
-        let mut ticks = interval_at(tokio::time::Instant::now() + self.interval, self.interval);
-        // The rates are right whenever a tick comes; what is missed need not be made up for.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut latest = time::Instant::now();
+        let mut ticks = ticker(latest, self.interval);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => self.tick(),
+                due = ticks.tick() => {
+                    latest = due;
+                    self.tick();
+                }
+                Ok(()) = self.live.changed() => {
+                    let before = self.interval;
+                    self.adjust();
+                    if self.interval != before {
+                        ticks = ticker(latest, self.interval);
+                    }
+                }
                 Some(request) = self.requests.recv() => self.answer(request),
             }
+        }
+    }
+
+    /// Goes by what is configured now. What was measured stays as it is: the window knows every status code, and each
+    /// tick how long it took.
+    fn adjust(&mut self) {
+        {
+            let live = self.live.borrow_and_update();
+            self.window.resize(live.history.get(), live.max_samples());
+            self.builder = builder(&live, self.kernel.hook());
+            self.interval = live.interval.get();
+        }
+        self.published.send_modify(|published| {
+            published.at = Instant::now();
+            published.interval = self.interval;
+        });
+        // As long as the counters cannot be read there is nothing new to be seen.
+        if self.published.borrow().failure.is_none() {
+            self.publish();
         }
     }
 
@@ -434,6 +475,7 @@ impl<K: Kernel> Sampler<K> {
         self.published.send_replace(Published {
             report,
             at: Instant::now(),
+            interval: self.interval,
             failure: None,
         });
     }
@@ -500,6 +542,18 @@ impl<K: Kernel> Sampler<K> {
     }
 }
 
+fn builder(live: &Live, hook: Hook) -> ReportBuilder {
+    ReportBuilder::new(live.status_codes.clone(), hook, MAX_REPORT)
+}
+
+/// Ticks every `interval`, first that long after `latest`, or at once where that is over.
+fn ticker(latest: time::Instant, interval: Duration) -> time::Interval {
+    let mut ticks = interval_at((latest + interval).max(time::Instant::now()), interval);
+    // The rates are right whenever a tick comes; what is missed need not be made up for.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -510,7 +564,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::{Overrides, Settings};
     use crate::stats::Event;
 
     /// Counters in a map that the test fills.
@@ -522,6 +576,8 @@ mod tests {
         counters: BTreeMap<CounterKey, u64>,
         losses: Losses,
         broken: bool,
+        /// When counters were read.
+        readings: Vec<time::Instant>,
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -542,7 +598,8 @@ mod tests {
         }
 
         fn counters(&mut self) -> Result<Vec<Counter>, MapGone> {
-            let maps = self.0.borrow();
+            let mut maps = self.0.borrow_mut();
+            maps.readings.push(time::Instant::now());
             if maps.broken {
                 return Err(MapGone);
             }
@@ -576,6 +633,7 @@ mod tests {
         kernel: FakeKernel,
         proc: TempDir,
         sampler: Sampler<FakeKernel>,
+        live: watch::Sender<Live>,
         feed: Feed,
     }
 
@@ -588,6 +646,7 @@ mod tests {
                 ..Overrides::default()
             };
             let settings = Settings::new(overrides).unwrap();
+            let live = watch::Sender::new(settings.live.clone());
             let processes = Processes::new(proc.path());
             let directory = watch::Sender::default();
             let (sampler, feed) = Sampler::new(
@@ -595,12 +654,14 @@ mod tests {
                 Instant::now(),
                 processes,
                 directory.subscribe(),
-                &settings,
+                live.subscribe(),
+                HostIdentity::new((settings.host_id, settings.host_id_source)),
             );
             Self {
                 kernel,
                 proc,
                 sampler,
+                live,
                 feed,
             }
         }
@@ -751,6 +812,94 @@ mod tests {
             (&totals["processes"], &totals["exited"]),
             (&json!([]), &json!([]))
         );
+    }
+
+    /// What the sampler does when it hears of a change.
+    fn change(setup: &mut Setup, change: impl FnOnce(&mut Live)) {
+        setup.live.send_modify(change);
+        setup.sampler.adjust();
+    }
+
+    #[test]
+    fn status_codes_can_change_and_take_their_past_with_them() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        change(&mut setup, |live| live.status_codes = "200,404".parse().unwrap());
+        for _ in 0..2 {
+            setup.kernel.hit(NGINX, Event::Response(404), 1);
+            setup.sampler.tick();
+        }
+        let shown = |setup: &Setup, code: &str| {
+            let report = setup.report();
+            let id = format!("http_{code}_responses_per_second");
+            let template = report["Process"]["metric_templates"].get(&id).is_some();
+            let samples = report["Process"]["nodes"]["node-1;7"]["metrics"][&id]["samples"].clone();
+            (template, samples)
+        };
+        let (_, past) = shown(&setup, "404");
+        assert_eq!(past.as_array().unwrap().len(), 2);
+
+        change(&mut setup, |live| live.status_codes = "200".parse().unwrap());
+        assert_eq!(shown(&setup, "404"), (false, Value::Null));
+        assert_eq!(shown(&setup, "OTHERS"), (true, past.clone()));
+
+        change(&mut setup, |live| live.status_codes = "404".parse().unwrap());
+        assert_eq!(shown(&setup, "404"), (true, past));
+        assert_eq!(shown(&setup, "OTHERS"), (true, Value::Null));
+        assert_eq!(shown(&setup, "200"), (false, Value::Null));
+        let totals = setup.totals();
+        assert_eq!(totals["processes"][0]["responses"], json!({"404": 2}));
+    }
+
+    #[test]
+    fn while_the_counters_cannot_be_read_a_change_does_not_hide_it() {
+        let mut setup = Setup::new();
+        setup.kernel.0.borrow_mut().broken = true;
+        setup.sampler.tick();
+        let before = setup.report();
+        change(&mut setup, |live| {
+            live.status_codes = "200".parse().unwrap();
+            live.interval = "30s".parse().unwrap();
+        });
+        let latest = setup.feed.latest();
+        assert_eq!(latest.failure.as_deref(), Some("the map is gone"));
+        assert_eq!(latest.interval, Duration::from_secs(30));
+        assert_eq!(setup.report(), before);
+        setup.kernel.0.borrow_mut().broken = false;
+        setup.sampler.tick();
+        assert_ne!(setup.report(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_interval_begins_with_the_latest_tick() {
+        let Setup {
+            kernel,
+            sampler,
+            live,
+            proc: _proc,
+            feed: _feed,
+        } = Setup::new();
+        let begin = time::Instant::now();
+        let second = |second: u64| begin + Duration::from_secs(second);
+        let shutdown = CancellationToken::new();
+        let changes = async {
+            let interval =
+                |interval: &str| live.send_modify(|live| live.interval = interval.parse().unwrap());
+            interval("10s");
+            time::sleep_until(second(25)).await;
+            interval("2s");
+            time::sleep_until(second(30)).await;
+            interval("5s");
+            time::sleep_until(second(35)).await;
+            live.send_modify(|live| live.status_codes = "200".parse().unwrap());
+            time::sleep_until(second(36)).await;
+            interval("5s");
+            time::sleep_until(second(45)).await;
+            shutdown.cancel();
+        };
+        tokio::join!(changes, sampler.sample(shutdown.clone()));
+        let expected: Vec<_> = [10, 20, 25, 27, 29, 34, 39, 44].map(second).into();
+        assert_eq!(kernel.0.borrow().readings, expected);
     }
 
     #[test]

@@ -105,6 +105,12 @@ impl Agent {
         Totals(self.get("/totals").expect("the agent answers"))
     }
 
+    /// `GET /report`.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        self.get("/report").expect("the agent answers")
+    }
+
     fn get(&self, path: &str) -> io::Result<Value> {
         let mut socket = UnixStream::connect(self.socket())?;
         socket.set_read_timeout(Some(PATIENCE))?;
