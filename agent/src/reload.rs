@@ -154,13 +154,12 @@ fn is_file(path: &Path) -> bool {
 
 fn read(path: &Path) -> Reading {
     // Waiting for somebody to write to a pipe could last for ever.
-    let text = if path.exists() && !is_file(path) {
-        Err(ConfigError::Read {
+    let text = match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(ConfigError::Read {
             path: path.to_owned(),
-            cause: io::Error::other("it is no file"),
-        })
-    } else {
-        config::read(path)
+            cause: io::Error::other("it is no regular file"),
+        }),
+        _ => config::read(path),
     };
     text.map_err(|error| chain(&error))
 }
@@ -179,10 +178,10 @@ fn changes(before: &Settings, after: &Settings, started: &Settings) -> (Vec<Stri
         }
         let Described { key, effect, value } = after;
         match effect {
-            Effect::Live => live.push(format!("{key}={value} (was {})", before.value)),
+            Effect::Live => live.push(format!("{key}={value} instead of {}", before.value)),
             // Taken back before it took effect.
             Effect::Restart if value == started.value => {}
-            Effect::Restart => restart.push(format!("{key}={value} (is {})", started.value)),
+            Effect::Restart => restart.push(format!("{key}={value} instead of {}", started.value)),
         }
     }
     (live, restart)
@@ -237,45 +236,55 @@ mod tests {
         file.take(reading)
     }
 
-    fn accepted(live: &[&str], restart: &[&str]) -> Option<Outcome> {
+    /// The text must be accepted with these changes, live ones and those that wait for a restart.
+    #[track_caller]
+    fn accepts(file: &mut ConfigFile, text: &str, live: &[&str], restart: &[&str]) {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        Some(Outcome::Accepted {
+        let expected = Outcome::Accepted {
             live: words(live),
             restart: words(restart),
-        })
+        };
+        assert_eq!(settle(file, Ok(text)), Some(expected));
     }
 
     #[track_caller]
-    fn refused(outcome: Option<Outcome>, words: &[&str]) {
-        let Some(Outcome::Refused(reason)) = outcome else {
-            panic!("accepted: {outcome:?}");
-        };
-        for word in words {
-            assert!(reason.contains(word), "{reason}");
-        }
+    fn refuses(file: &mut ConfigFile, reading: Result<&str, &str>, word: &str) {
+        let outcome = settle(file, reading);
+        assert!(
+            matches!(&outcome, Some(Outcome::Refused(reason)) if reason.contains(word)),
+            "{outcome:?}"
+        );
     }
 
     #[test]
     fn live_options_are_taken_over_and_others_wait_for_a_restart() {
-        let mut file = file("interval: 1s\nhook: kprobe\n");
+        let mut file = file("interval: 1s\nhook: kprobe\nnodeName: n0\n");
         let text = "interval: 2s\nstatusCodes: [404, 200]\nlogLevel: debug\nhook: auto\npluginDir: /run/x\n\
-                    maxConnections: 2048\nmaxCounters: 4096\nlogFormat: json\n";
+                    maxConnections: 2048\nmaxCounters: 4096\nlogFormat: json\n\
+                    processes: pods\nnamespaces: {include: [web, shop], exclude: [kube-system]}\nnodeName: n1\n\
+                    kubeconfig: /k\n";
         let codes = Settings::new(Overrides::default()).unwrap().live.status_codes;
-        let expected = accepted(
+        accepts(
+            &mut file,
+            text,
             &[
-                "interval=2s (was 1s)",
-                &format!("statusCodes=200,404 (was {codes})"),
-                "logLevel=debug (was info)",
+                "interval=2s instead of 1s",
+                &format!("statusCodes=[200,404] instead of [{codes}]"),
+                "namespaces.include=[shop,web] instead of []",
+                "namespaces.exclude=[kube-system] instead of []",
+                "processes=pods instead of all",
+                "logLevel=debug instead of info",
             ],
             &[
-                "pluginDir=/run/x (is /var/run/scope/plugins)",
-                "hook=auto (is kprobe)",
-                "maxConnections=2048 (is 65536)",
-                "maxCounters=4096 (is 16384)",
-                "logFormat=json (is text)",
+                "pluginDir=/run/x instead of /var/run/scope/plugins",
+                "hook=auto instead of kprobe",
+                "nodeName=n1 instead of n0",
+                "kubeconfig=/k instead of (none)",
+                "maxConnections=2048 instead of 65536",
+                "maxCounters=4096 instead of 16384",
+                "logFormat=json instead of text",
             ],
         );
-        assert_eq!(settle(&mut file, Ok(text)), expected);
         assert_eq!(file.current.live.interval, "2s".parse().unwrap());
         assert_eq!(file.current.live.log_level, LogLevel::Debug);
     }
@@ -283,19 +292,21 @@ mod tests {
     #[test]
     fn what_waits_for_a_restart_is_told_once() {
         let mut file = file("hook: kprobe\n");
-        let expected = accepted(&[], &["hook=auto (is kprobe)"]);
-        assert_eq!(settle(&mut file, Ok("hook: auto\n")), expected);
-        let expected = accepted(&["interval=2s (was 1s)"], &[]);
-        assert_eq!(settle(&mut file, Ok("hook: auto\ninterval: 2s\n")), expected);
-        let expected = accepted(&["interval=1s (was 2s)"], &[]);
-        assert_eq!(settle(&mut file, Ok("hook: kprobe\n")), expected, "taken back");
+        accepts(&mut file, "hook: auto\n", &[], &["hook=auto instead of kprobe"]);
+        accepts(
+            &mut file,
+            "hook: auto\ninterval: 2s\n",
+            &["interval=2s instead of 1s"],
+            &[],
+        );
+        accepts(&mut file, "hook: kprobe\n", &["interval=1s instead of 2s"], &[]);
     }
 
     #[test]
     fn flags_and_environment_still_come_first() {
         let mut file = file("");
         let text = "history: 10s\nhostId: other\n# a remark\n";
-        assert_eq!(settle(&mut file, Ok(text)), accepted(&[], &[]));
+        accepts(&mut file, text, &[], &[]);
         assert_eq!(file.current, file.started);
     }
 
@@ -307,14 +318,10 @@ mod tests {
             (Err("gone"), "gone"),
             (Ok("interval: 1s\nintervall: 2s\n"), "line 2"),
             (Ok("interval: 1h\n"), "100ms to 60s"),
-            // Each value is good.
-            (
-                Ok("interval: 100ms\nhistory: 10s\nstatusCodes: [200, 20]\n"),
-                "20",
-            ),
+            (Ok("interval: 1s\n\nstatusCodes: [200, 20]\n"), "`20`"),
         ];
         for (reading, word) in cases {
-            refused(settle(&mut file, reading), &[word]);
+            refuses(&mut file, reading, word);
             for _ in 0..3 {
                 let again = reading.map(str::to_owned).map_err(str::to_owned);
                 assert_eq!(file.take(again), None, "{reading:?}");
@@ -323,26 +330,29 @@ mod tests {
         }
         // Another text that fails for the same reason is no news.
         assert_eq!(settle(&mut file, Ok("\n\nstatusCodes: [20]\n")), None);
-        let expected = accepted(&["interval=3s (was 2s)"], &[]);
-        assert_eq!(settle(&mut file, Ok("interval: 3s\n")), expected);
+        accepts(&mut file, "interval: 3s\n", &["interval=3s instead of 2s"], &[]);
     }
 
     #[test]
     fn a_file_that_comes_back_as_it_was_is_told() {
         let mut file = file("interval: 2s\n");
-        refused(settle(&mut file, Err("gone")), &["gone"]);
-        assert_eq!(settle(&mut file, Ok("interval: 2s\n")), accepted(&[], &[]));
-        refused(settle(&mut file, Err("gone")), &["gone"]);
+        refuses(&mut file, Err("gone"), "gone");
+        accepts(&mut file, "interval: 2s\n", &[], &[]);
+        refuses(&mut file, Err("gone"), "gone");
     }
 
     #[test]
     fn values_that_do_not_fit_together_with_a_flag_are_refused() {
         let mut file = file("");
         // `--history 30s`: 300 samples are not too many.
-        let expected = accepted(&["interval=100ms (was 1s)"], &[]);
-        assert_eq!(settle(&mut file, Ok("interval: 100ms\nhistory: 10m\n")), expected);
+        accepts(
+            &mut file,
+            "interval: 100ms\nhistory: 10m\n",
+            &["interval=100ms instead of 1s"],
+            &[],
+        );
         file.overrides.history = None;
-        refused(settle(&mut file, Ok("interval: 100ms\nhistory: 9m\n")), &["600"]);
+        refuses(&mut file, Ok("interval: 100ms\nhistory: 9m\n"), "600");
     }
 
     #[test]
@@ -370,7 +380,7 @@ mod tests {
         assert_eq!(settings.live.interval, "5s".parse().unwrap());
         assert!(file.is_none());
         // Nor is it waited for if it takes a file's place.
-        assert!(read(&pipe).unwrap_err().contains("no file"));
+        assert!(read(&pipe).unwrap_err().contains("no regular file"));
         assert!(read(dir.path()).is_err() && read(&dir.path().join("none")).is_err());
     }
 }

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::bpf::{self, Probes};
-use crate::config::{LogLevel, Settings};
+use crate::config::{LogLevel, NodeName, Settings};
 use crate::host::HostIdentity;
+use crate::pods;
 use crate::process::Processes;
 use crate::reload::{self, ConfigFile};
 use crate::sampler::Sampler;
@@ -104,6 +105,13 @@ pub async fn run(
     parts.spawn(async {
         serving.await;
         RunError::Ended("server")
+    });
+    let node = settings.node_name.as_ref().map(NodeName::as_str);
+    let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
+    let naming = pods::run(sources, directory, shutdown.clone());
+    parts.spawn(async {
+        naming.await;
+        RunError::Ended("names of pods")
     });
     let keeping = socket.keep(renewed, shutdown.clone());
     parts.spawn(async {

@@ -109,7 +109,11 @@ fn what_changes_in_the_file_is_taken_over_without_a_restart() {
     mount.swap(Some(
         "interval: 1s\nhistory: 10m\nstatusCodes: [200, 404]\nhostId: other\n",
     ));
-    log_has(&["INFO", "interval=1s (was 60s)", "history=600s (was 60s)"]);
+    log_has(&[
+        "INFO",
+        "interval=1s instead of 60s",
+        "history=600s instead of 60s",
+    ]);
     wait_for("the requests in the report", || {
         (answered(&agent.report(), &workers) == set(&["200", "404", "OTHERS"])).then_some(())
     });
@@ -119,8 +123,8 @@ fn what_changes_in_the_file_is_taken_over_without_a_restart() {
     ));
     log_has(&[
         "INFO",
-        "statusCodes=404 (was 200,404)",
-        "logLevel=error (was info)",
+        "statusCodes=[404] instead of [200,404]",
+        "logLevel=error instead of info",
     ]);
     wait_for("200 among the others", || {
         let report = agent.report();
@@ -144,15 +148,23 @@ fn what_changes_in_the_file_is_taken_over_without_a_restart() {
     mount.swap(Some(
         "interval: 1s\nhistory: 10m\nstatusCodes: [200, 404]\nlogLevel: warn\nmaxCounters: 2048\n",
     ));
-    log_has(&["WARN", "maxCounters=2048 (is 16384)", "after a restart"]);
+    log_has(&["WARN", "maxCounters=2048 instead of 16384", "after a restart"]);
     wait_for("200 by itself", || {
         (answered(&agent.report(), &workers) == set(&["200", "404", "OTHERS"])).then_some(())
+    });
+
+    // It is in no pod, or if it is, in none of this namespace.
+    mount.swap(Some(
+        "interval: 1s\nprocesses: pods\nnamespaces: {include: [no-such]}\nlogLevel: warn\nmaxCounters: 2048\n",
+    ));
+    wait_for("a report without nginx", || {
+        answered(&agent.report(), &workers).is_empty().then_some(())
     });
 
     let log = agent.log();
     assert_eq!(log.matches("the running one stays").count(), 2, "{log}");
     assert_eq!(log.matches("after a restart").count(), 1, "{log}");
-    assert!(!log.contains("(was 404)"), "{log}");
+    assert!(!log.contains("instead of [404]"), "{log}");
     assert_eq!(agent.totals().of(&workers), (sent, nginx.logged()));
     nginx.stop();
     agent.stop();

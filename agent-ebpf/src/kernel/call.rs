@@ -122,7 +122,7 @@ pub enum Data {
     Unreadable(Loss),
 }
 
-/// A call has moved `transferred` bytes over `sock`.
+/// A call has moved `transferred` bytes over `sock`; if none, the program may still have one to go on with.
 #[inline(always)]
 pub fn transferred(
     ctx: &impl EbpfContext,
@@ -134,6 +134,9 @@ pub fn transferred(
     data: impl FnOnce(&Connection) -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
+        if transferred == 0 {
+            return None;
+        }
         let connection = begin(program, socket, direction, sock, transferred)?;
         let data = data(connection);
         locate(bytes, direction, connection, data, transferred)
@@ -158,6 +161,28 @@ pub fn transferred_unseen(
             cause,
         ));
     }
+}
+
+/// A call has moved so many messages over `sock`, nobody knows of how many bytes; on TCP the sequence number tells.
+#[inline(always)]
+pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option<()> {
+    let connection = connections::find(sock, Socket::Any, direction, 0)?;
+    if connection.is_ignored(direction) {
+        return None;
+    }
+    match connections::position(sock, connection, direction) {
+        Some(position) => {
+            let count = connection.move_position(direction, position, 0);
+            unseen(direction, sock, connection, count);
+        }
+        None => found(advance_unseen(
+            connection,
+            direction,
+            u64::from(messages),
+            Loss::UnreadablePages,
+        )),
+    }
+    Some(())
 }
 
 /// The connection to take over a call's bytes, unless there is nothing to be found in them or they have been handled.
@@ -297,11 +322,11 @@ impl Work {
         begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
     ) {
         let unfinished = self.unfinished;
-        let connection = if unfinished == 0 {
-            begin(&mut self.bytes)
+        let (sock, connection) = if unfinished == 0 {
+            (sock, begin(&mut self.bytes))
         } else {
             self.unfinished = 0;
-            connections::seen(unfinished)
+            (unfinished, connections::seen(unfinished))
         };
         let Some(connection) = connection else { return };
         if unfinished == 0 {

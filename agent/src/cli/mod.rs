@@ -13,10 +13,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{fmt, reload};
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::cause::chain;
 use crate::client::{Client, ClientError};
@@ -253,14 +252,15 @@ fn start_log(level: LogLevel, format: LogFormat) -> impl Fn(LogLevel) + Send + '
     }
 }
 
-fn log_filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    }
+fn log_filter(level: LogLevel) -> EnvFilter {
+    // Every failure that kube logs is logged by us, once.
+    EnvFilter::new(match level {
+        LogLevel::Error => "error,kube_client=off,kube_runtime=off",
+        LogLevel::Warn => "warn,kube_client=off,kube_runtime=off",
+        LogLevel::Info => "info,kube_client=off,kube_runtime=off",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    })
 }
 
 #[cfg(test)]

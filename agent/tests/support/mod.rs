@@ -191,10 +191,15 @@ impl Totals {
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
     pub(crate) fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
+        self.of_place("cgroup", cgroup)
+    }
+
+    /// The same of all whose `field` is `value`, as in `pod_uid`.
+    pub(crate) fn of_place(&self, field: &str, value: &str) -> (u64, Codes) {
         sum(["processes", "exited"]
             .into_iter()
             .flat_map(|list| self.entries(list))
-            .filter(|entry| entry["cgroup"] == cgroup))
+            .filter(|entry| entry[field] == value))
     }
 
     /// Losses by cause.

@@ -77,8 +77,8 @@ impl Mode {
         true
     }
 
-    pub(crate) fn is_fentry(&self) -> bool {
-        self.hook == "fentry"
+    pub(crate) fn is_kprobe(&self) -> bool {
+        self.hook == "kprobe"
     }
 
     pub(crate) fn is_tracepoint(&self) -> bool {
