@@ -125,17 +125,19 @@ fn ten_thousand_connections_at_once() {
         let nginx = Nginx::start();
         let mut connections: Vec<TcpStream> = (0..OPEN)
             .map(|number| {
-                // More than one address has ports.
-                let address = Ipv4Addr::new(127, 0, 0, 1);
-                let stream = TcpStream::connect((address, nginx.port()))
+                let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, nginx.port()))
                     .unwrap_or_else(|error| panic!("{number}: {error}"));
                 stream.set_nodelay(true).expect("TCP");
                 stream
             })
             .collect();
         for path in ["/index.html", "/missing", "/empty"] {
-            connections.iter_mut().for_each(|it| ask(it, path));
-            connections.iter_mut().for_each(|it| hear(it));
+            for connection in &mut connections {
+                ask(connection, path);
+            }
+            for connection in &mut connections {
+                hear(connection);
+            }
         }
         assert_exact(
             &agent,

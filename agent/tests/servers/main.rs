@@ -516,7 +516,7 @@ fn caddy() {
     });
 }
 
-/// A proxy in front of a server: each counts what it has served itself.
+/// A proxy in front of Node.js: each counts what it has served itself.
 #[test]
 fn haproxy_in_front_of_node_js() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

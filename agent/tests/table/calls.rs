@@ -226,10 +226,10 @@ fn count(vectors: &[iovec]) -> c_int {
 
 /// Submits one operation and waits for its result.
 #[track_caller]
-fn run(operation: squeue::Entry) -> usize {
+fn run(operation: &squeue::Entry) -> usize {
     let mut ring = IoUring::new(4).expect("io_uring");
     // SAFETY: what the operation points to outlives it: its end is waited for.
-    unsafe { ring.submission().push(&operation).expect("room in the ring") };
+    unsafe { ring.submission().push(operation).expect("room in the ring") };
     ring.submit_and_wait(1).expect("io_uring_enter");
     let result = ring.completion().next().expect("a completion").result();
     usize::try_from(result)
@@ -254,7 +254,7 @@ impl Receive {
         let (start, len) = (bytes.as_mut_ptr().cast::<c_void>(), bytes.len());
         let short = u32::try_from(len).expect("short");
         let fixed = types::Fd(fd);
-        // SAFETY, for all calls below: buffer, vectors and messages live until the call is over.
+        // SAFETY: as in all calls below, buffer, vectors and messages live until the call is over.
         let recv = |len, flags| unsafe { libc::recv(fd, start, len, flags) };
         let result = match self {
             // SAFETY: as above.
@@ -329,7 +329,7 @@ impl Receive {
             Self::Ring(ring) => {
                 let mut vectors = iovecs(bytes, &[10]);
                 let mut message = message(&mut vectors);
-                return run(match ring {
+                return run(&match ring {
                     Ring::Plain => opcode::Read::new(fixed, start.cast(), short).build(),
                     Ring::Vector => {
                         let count = u32::try_from(vectors.len()).expect("few");
@@ -486,7 +486,7 @@ impl Send {
             Self::Ring(ring) => {
                 let mut vectors = iovecs(bytes, &[10]);
                 let message = message(&mut vectors);
-                run(match ring {
+                run(&match ring {
                     Ring::Plain => opcode::Write::new(fixed, start, short).build(),
                     Ring::Vector => {
                         let count = u32::try_from(vectors.len()).expect("few");

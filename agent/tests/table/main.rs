@@ -7,6 +7,12 @@
 //!
 //! Not a libtest harness: the servers are forked from this binary without its threads.
 
+#![expect(
+    clippy::panic,
+    reason = "clippy does not know this for a test: it has a harness of its own"
+)]
+#![expect(clippy::too_many_lines, reason = "lists of cases")]
+
 mod bodies;
 mod calls;
 mod case;
@@ -22,6 +28,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -353,7 +360,7 @@ impl<'a> Table<'a> {
                     .collect::<Vec<_>>()
             );
             if !by_process.is_empty() {
-                difference += &format!(", by process {truth:?} but counted {by_process:?}");
+                let _ = write!(difference, ", by process {truth:?} but counted {by_process:?}");
             }
             return Err(difference);
         }
