@@ -308,6 +308,9 @@ mod tests {
         let text = "history: 10s\nhostId: other\n# a remark\n";
         accepts(&mut file, text, &[], &[]);
         assert_eq!(file.current, file.started);
+        file.overrides.host_id = None;
+        let text = "history: 10s\nhostId: other\n";
+        accepts(&mut file, text, &[], &["hostId=other instead of h"]);
     }
 
     #[test]

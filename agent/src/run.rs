@@ -63,7 +63,8 @@ impl StopSignals {
     }
 }
 
-/// Runs until `SIGTERM` or `SIGINT`, and takes over what changes in `file`. Whatever the outcome, the programs are detached and the socket is removed.
+/// Runs until `SIGTERM` or `SIGINT`, and takes over what changes in `file`. Whatever the outcome, the programs are
+/// detached and the socket is removed.
 ///
 /// # Errors
 /// When the socket cannot be had, the programs cannot be attached, or a part of the agent fails.
