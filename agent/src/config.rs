@@ -277,6 +277,14 @@ impl TryFrom<Vec<u16>> for StatusCodes {
     }
 }
 
+/// With commas.
+impl fmt::Display for StatusCodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let codes: Vec<String> = self.iter().map(|code| code.to_string()).collect();
+        f.write_str(&codes.join(","))
+    }
+}
+
 impl FromStr for StatusCodes {
     type Err = ValueError;
 
@@ -418,7 +426,7 @@ impl FromStr for PluginDir {
 }
 
 /// How much is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// What stops the agent from doing its work.
     Error,
@@ -431,6 +439,18 @@ pub enum LogLevel {
     Debug,
     /// And everything.
     Trace,
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
 }
 
 impl FromStr for LogLevel {
@@ -460,6 +480,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
 }
 
 impl FromStr for LogFormat {
@@ -667,17 +696,32 @@ fn namespace_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<N
         .transpose()
 }
 
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it cannot be read or is no text.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
 impl Overrides {
     /// Reads a YAML file: the flags' names in camelCase, as in `pluginDir: /run/scope/plugins`.
     ///
     /// # Errors
     /// When the file cannot be read, is no YAML, or has unknown names or bad values.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
-        Self::from_yaml(&text).map_err(|(line, message)| ConfigError::Parse {
+        Self::from_text(&read(path)?, path)
+    }
+
+    /// The same, of the text that was read from there.
+    ///
+    /// # Errors
+    /// When it is no YAML, or has unknown names or bad values.
+    pub fn from_text(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::from_yaml(text).map_err(|(line, message)| ConfigError::Parse {
             path: path.to_owned(),
             line,
             message,
@@ -746,19 +790,38 @@ impl Overrides {
     }
 }
 
-/// A complete configuration.
+/// What can change while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Where Scope's probe looks for plugins.
-    pub plugin_dir: PluginDir,
-    /// How to attach.
-    pub hook: HookChoice,
+pub struct Live {
     /// Time between samples.
     pub interval: Interval,
     /// Time that a report covers.
     pub history: History,
     /// Codes with a metric of their own.
     pub status_codes: StatusCodes,
+    /// What is shown.
+    pub filter: Filter,
+    /// How much is logged.
+    pub log_level: LogLevel,
+}
+
+impl Live {
+    /// How many samples a window has at most.
+    #[must_use]
+    pub fn max_samples(&self) -> usize {
+        usize::try_from(samples(self.history, self.interval)).unwrap_or(usize::MAX)
+    }
+}
+
+/// A complete configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What can change while the agent runs; nothing else can.
+    pub live: Live,
+    /// Where Scope's probe looks for plugins.
+    pub plugin_dir: PluginDir,
+    /// How to attach.
+    pub hook: HookChoice,
     /// This host, in Scope; until a probe polls, if it is not configured.
     pub host_id: HostId,
     /// Where that comes from.
@@ -769,12 +832,28 @@ pub struct Settings {
     pub node_name: Option<NodeName>,
     /// How to reach the API server, if not as a pod.
     pub kubeconfig: Option<PathBuf>,
-    /// What is shown.
-    pub filter: Filter,
-    /// How much is logged.
-    pub log_level: LogLevel,
-    /// How it looks.
+    /// How log lines look.
     pub log_format: LogFormat,
+}
+
+/// When a changed option takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// At once.
+    Live,
+    /// When the agent starts the next time.
+    Restart,
+}
+
+/// One option's value in words, as [`Settings::describe`] has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The option as in a file.
+    pub key: &'static str,
+    /// When a change of it takes effect.
+    pub effect: Effect,
+    /// Its value. Equal texts are equal values.
+    pub value: String,
 }
 
 /// The kernel's host name.
@@ -828,11 +907,15 @@ impl Settings {
         };
         let map_sizes = MapSizes::default();
         Ok(Self {
+            live: Live {
+                interval,
+                history,
+                status_codes: status_codes.unwrap_or_default(),
+                filter,
+                log_level: log_level.unwrap_or_default(),
+            },
             plugin_dir: plugin_dir.unwrap_or_default(),
             hook: hook.unwrap_or(HookChoice::Auto),
-            interval,
-            history,
-            status_codes: status_codes.unwrap_or_default(),
             host_id,
             host_id_source,
             map_sizes: MapSizes {
@@ -841,16 +924,79 @@ impl Settings {
             },
             node_name: node_name.or_else(|| std::env::var("NODE_NAME").ok()?.parse().ok()),
             kubeconfig,
-            filter,
-            log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
         })
     }
 
-    /// How many samples a window has at most.
+    /// Every option in words, always in the same order.
     #[must_use]
-    pub fn max_samples(&self) -> usize {
-        usize::try_from(samples(self.history, self.interval)).unwrap_or(usize::MAX)
+    pub fn describe(&self) -> Vec<Described> {
+        let Self {
+            live:
+                Live {
+                    interval,
+                    history,
+                    status_codes,
+                    filter:
+                        Filter {
+                            include,
+                            exclude,
+                            processes,
+                        },
+                    log_level,
+                },
+            plugin_dir,
+            hook,
+            host_id,
+            host_id_source,
+            map_sizes: MapSizes {
+                connections,
+                counters,
+            },
+            node_name,
+            kubeconfig,
+            log_format,
+        } = self;
+        let none = || "(none)".to_owned();
+        // One that was found out is not in the configuration, and the host may be renamed.
+        let host_id = match host_id_source {
+            HostIdSource::Configured => host_id.to_string(),
+            _ => "as Scope's probe".to_owned(),
+        };
+        let described = |effect| move |(key, value)| Described { key, effect, value };
+        let live = [
+            ("interval", format!("{:?}", interval.get())),
+            ("history", format!("{:?}", history.get())),
+            ("statusCodes", format!("[{status_codes}]")),
+            ("namespaces.include", format!("[{include}]")),
+            ("namespaces.exclude", format!("[{exclude}]")),
+            ("processes", processes.to_string()),
+            ("logLevel", log_level.to_string()),
+        ];
+        let restart = [
+            ("pluginDir", plugin_dir.path().display().to_string()),
+            ("hook", hook.to_string()),
+            ("hostId", host_id),
+            (
+                "nodeName",
+                node_name
+                    .as_ref()
+                    .map_or_else(none, |name| name.as_str().to_owned()),
+            ),
+            (
+                "kubeconfig",
+                kubeconfig
+                    .as_ref()
+                    .map_or_else(none, |path| path.display().to_string()),
+            ),
+            ("maxConnections", connections.to_string()),
+            ("maxCounters", counters.to_string()),
+            ("logFormat", log_format.to_string()),
+        ];
+        live.map(described(Effect::Live))
+            .into_iter()
+            .chain(restart.map(described(Effect::Restart)))
+            .collect()
     }
 }
 
@@ -1003,8 +1149,14 @@ mod tests {
             host_id: Some("h".parse().unwrap()),
             ..Overrides::default()
         };
-        assert_eq!(Settings::new(overrides("1s", "60s")).unwrap().max_samples(), 60);
-        assert_eq!(Settings::new(overrides("60s", "1s")).unwrap().max_samples(), 1);
+        assert_eq!(
+            Settings::new(overrides("1s", "60s")).unwrap().live.max_samples(),
+            60
+        );
+        assert_eq!(
+            Settings::new(overrides("60s", "1s")).unwrap().live.max_samples(),
+            1
+        );
         assert!(Settings::new(overrides("100ms", "2m")).is_err());
     }
 
@@ -1014,7 +1166,10 @@ mod tests {
         let error = Settings::new(Overrides::from_yaml(file).unwrap()).unwrap_err();
         assert!(error.to_string().contains("`b`"), "{error}");
         let file = "hostId: h\nnamespaces: {include: [a], exclude: [b]}\nprocesses: pods\n";
-        let filter = Settings::new(Overrides::from_yaml(file).unwrap()).unwrap().filter;
+        let filter = Settings::new(Overrides::from_yaml(file).unwrap())
+            .unwrap()
+            .live
+            .filter;
         assert!(filter.include.contains("a") && filter.exclude.contains("b"));
         assert_eq!(filter.processes, Processes::Pods);
     }

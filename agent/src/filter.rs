@@ -3,6 +3,7 @@
 //! Everything is counted in any case; this is about what Scope gets to see.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::config::ValueError;
@@ -70,6 +71,14 @@ impl TryFrom<Vec<String>> for Namespaces {
     }
 }
 
+/// With commas.
+impl fmt::Display for Namespaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(Namespace::as_str).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
 /// A list with commas; empty for none.
 impl FromStr for Namespaces {
     type Err = ValueError;
@@ -93,6 +102,15 @@ pub enum Processes {
     All,
     /// Those of pods, and no others.
     Pods,
+}
+
+impl fmt::Display for Processes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Pods => "pods",
+        })
+    }
 }
 
 impl FromStr for Processes {

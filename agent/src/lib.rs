@@ -3,7 +3,8 @@
 //! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
 //! (rates and totals by [`workload`], told by [`process`]) → [`report`] and [`totals`], with names from [`pods`] →
 //! [`server`] (the plugin's socket).
-//! [`config`] and [`cli`] stand before it, [`client`] asks a running agent.
+//! [`config`] and [`cli`] stand before it, [`reload`] changes what it goes by while it runs, [`client`] asks a running
+//! agent.
 
 pub mod bpf;
 mod cause;
@@ -14,6 +15,7 @@ pub mod filter;
 pub mod host;
 pub mod pods;
 pub mod process;
+pub mod reload;
 pub mod report;
 pub mod run;
 pub mod sampler;

@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::bpf::{self, Probes};
-use crate::config::{NodeName, Settings};
+use crate::config::{LogLevel, NodeName, Settings};
+use crate::host::HostIdentity;
 use crate::pods;
 use crate::process::Processes;
+use crate::reload::{self, ConfigFile};
 use crate::sampler::Sampler;
 use crate::server::{self, PluginSocket, SocketError};
 use crate::workload::Directory;
@@ -61,11 +63,16 @@ impl StopSignals {
     }
 }
 
-/// Runs until `SIGTERM` or `SIGINT`. Whatever the outcome, the programs are detached and the socket is removed.
+/// Runs until `SIGTERM` or `SIGINT`, and takes over what changes in `file`. Whatever the outcome, the programs are
+/// detached and the socket is removed.
 ///
 /// # Errors
 /// When the socket cannot be had, the programs cannot be attached, or a part of the agent fails.
-pub async fn run(settings: &Settings) -> Result<(), RunError> {
+pub async fn run(
+    settings: &Settings,
+    file: Option<ConfigFile>,
+    set_log_level: impl Fn(LogLevel) + Send + 'static,
+) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
     let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
@@ -75,8 +82,16 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
 
     let directory = watch::Sender::<Arc<Directory>>::default();
     let processes = Processes::new(Path::new("/proc"));
-    let (sampler, feed) = Sampler::new(probes, attached, processes, directory.subscribe(), settings);
-    let router = server::router(feed, settings.interval.get());
+    let live = watch::Sender::new(settings.live.clone());
+    let (sampler, feed) = Sampler::new(
+        probes,
+        attached,
+        processes,
+        directory.subscribe(),
+        live.subscribe(),
+        HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
+    );
+    let router = server::router(feed);
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
     let sampling = sampler.run(shutdown.clone());
@@ -105,6 +120,13 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
             .await
             .map_or_else(RunError::Socket, |()| RunError::Ended("socket"))
     });
+    if let Some(file) = file {
+        let following = file.follow(reload::PERIOD, live, set_log_level, shutdown.clone());
+        parts.spawn(async {
+            following.await;
+            RunError::Ended("watch of its configuration file")
+        });
+    }
 
     let ended = tokio::select! {
         name = signals.recv() => { info!(signal = name, "stopping"); None }

@@ -15,13 +15,13 @@ use axum::body::Bytes;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes};
 use crate::cause::chain;
-use crate::config::Settings;
+use crate::config::Live;
 use crate::host::{self, HostIdentity, Poll};
 use crate::process::Processes;
 use crate::report::{Facts, MAX_REPORT, ReportBuilder};
@@ -84,7 +84,9 @@ pub struct Published {
     pub report: Body,
     /// When the tick was over.
     pub at: Instant,
-    /// Why the counters could not be read in this tick, if so. The report is then the one before.
+    /// When the next one is to be expected after that.
+    pub interval: Duration,
+    /// Why the counters could not be read in this tick, if so. The report then shows what was read before.
     pub failure: Option<String>,
 }
 
@@ -176,6 +178,7 @@ pub struct Sampler<K> {
     host: HostIdentity,
     /// Where `/proc` is mounted.
     proc: PathBuf,
+    live: watch::Receiver<Live>,
     interval: Duration,
     /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
     own_pid: u32,
@@ -199,23 +202,31 @@ pub struct Sampler<K> {
 }
 
 impl<K: Kernel> Sampler<K> {
-    /// A sampler of counters that were all 0 at `attached`. Containers and pods are called what `directory` last said.
+    /// A sampler of counters that were all 0 at `attached`. Containers and pods are called what `directory` last said,
+    /// and `live` may change at any time.
     #[must_use]
     pub fn new(
         kernel: K,
         attached: Instant,
         processes: Processes,
         directory: watch::Receiver<Arc<Directory>>,
-        settings: &Settings,
+        mut live: watch::Receiver<Live>,
+        host: HostIdentity,
     ) -> (Self, Feed) {
-        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), MAX_REPORT)
-            .filtered(settings.filter.clone());
+        let (builder, window, interval) = {
+            let live = live.borrow_and_update();
+            (
+                builder(&live, kernel.hook()),
+                Window::new(live.history.get(), live.max_samples()),
+                live.interval.get(),
+            )
+        };
         let notes = Arc::<Notes>::default();
-        let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();
         let empty = Published {
             report: Body::default(),
             at: Instant::now(),
+            interval,
             failure: None,
         };
         let (published, latest) = watch::channel(empty);
@@ -228,9 +239,10 @@ impl<K: Kernel> Sampler<K> {
             ledger,
             window,
             builder,
-            host: HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
+            host,
             proc,
-            interval: settings.interval.get(),
+            live,
+            interval,
             own_pid: std::process::id(),
             tick: 0,
             last_tick: attached,
@@ -245,7 +257,7 @@ impl<K: Kernel> Sampler<K> {
             requests,
         };
         // Pollers find a valid report from the first moment on.
-        sampler.publish();
+        sampler.publish(None);
         (
             sampler,
             Feed {
@@ -272,17 +284,39 @@ impl<K: Kernel> Sampler<K> {
     }
 
     async fn sample(mut self, shutdown: CancellationToken) {
-        let mut ticks = interval_at(tokio::time::Instant::now() + self.interval, self.interval);
-        // The rates are right whenever a tick comes; what is missed need not be made up for.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut latest = time::Instant::now();
+        let mut ticks = ticker(latest, self.interval);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => self.tick(),
+                due = ticks.tick() => {
+                    latest = due;
+                    self.tick();
+                }
+                Ok(()) = self.live.changed() => {
+                    let before = self.interval;
+                    self.adjust();
+                    if self.interval != before {
+                        ticks = ticker(latest, self.interval);
+                    }
+                }
                 Some(request) = self.requests.recv() => self.answer(request),
             }
         }
+    }
+
+    /// Goes by what is configured now. What was measured stays as it is: the window knows every status code, and each
+    /// tick how long it took.
+    fn adjust(&mut self) {
+        {
+            let live = self.live.borrow_and_update();
+            self.window.resize(live.history.get(), live.max_samples());
+            self.builder = builder(&live, self.kernel.hook());
+            self.interval = live.interval.get();
+        }
+        let failure = self.published.borrow().failure.clone();
+        self.publish(failure);
     }
 
     /// Reads the counters, publishes the report, and closes the accounts of processes that are gone.
@@ -304,7 +338,7 @@ impl<K: Kernel> Sampler<K> {
         };
         self.check_alive(due);
         self.look_at_probes(measured);
-        self.publish();
+        self.publish(None);
         self.log_losses(measured);
     }
 
@@ -397,7 +431,8 @@ impl<K: Kernel> Sampler<K> {
             .collect()
     }
 
-    fn publish(&mut self) {
+    /// `failure`: why the counters could not be read lately.
+    fn publish(&mut self, failure: Option<String>) {
         let gone = self.places_gone();
         let directory = Arc::clone(&self.directory.borrow());
         let (report, shown) = self.builder.build(&Facts {
@@ -419,7 +454,7 @@ impl<K: Kernel> Sampler<K> {
             return;
         }
         drop(report);
-        if failed {
+        if failed && failure.is_none() {
             info!("the counters can be read again");
         }
         let report = Body::from(json);
@@ -435,7 +470,8 @@ impl<K: Kernel> Sampler<K> {
         self.published.send_replace(Published {
             report,
             at: Instant::now(),
-            failure: None,
+            interval: self.interval,
+            failure,
         });
     }
 
@@ -501,6 +537,18 @@ impl<K: Kernel> Sampler<K> {
     }
 }
 
+fn builder(live: &Live, hook: Hook) -> ReportBuilder {
+    ReportBuilder::new(live.status_codes.clone(), hook, MAX_REPORT).filtered(live.filter.clone())
+}
+
+/// Ticks every `interval`, first that long after `latest`, or at once where that is over.
+fn ticker(latest: time::Instant, interval: Duration) -> time::Interval {
+    let mut ticks = interval_at((latest + interval).max(time::Instant::now()), interval);
+    // The rates are right whenever a tick comes; what is missed need not be made up for.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -511,7 +559,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::{Overrides, Settings};
     use crate::stats::Event;
 
     /// Counters in a map that the test fills.
@@ -523,6 +571,8 @@ mod tests {
         counters: BTreeMap<CounterKey, u64>,
         losses: Losses,
         broken: bool,
+        /// When counters were read.
+        readings: Vec<time::Instant>,
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -543,7 +593,8 @@ mod tests {
         }
 
         fn counters(&mut self) -> Result<Vec<Counter>, MapGone> {
-            let maps = self.0.borrow();
+            let mut maps = self.0.borrow_mut();
+            maps.readings.push(time::Instant::now());
             if maps.broken {
                 return Err(MapGone);
             }
@@ -577,6 +628,7 @@ mod tests {
         kernel: FakeKernel,
         proc: TempDir,
         sampler: Sampler<FakeKernel>,
+        live: watch::Sender<Live>,
         feed: Feed,
     }
 
@@ -589,6 +641,7 @@ mod tests {
                 ..Overrides::default()
             };
             let settings = Settings::new(overrides).unwrap();
+            let live = watch::Sender::new(settings.live.clone());
             let processes = Processes::new(proc.path());
             let directory = watch::Sender::default();
             let (sampler, feed) = Sampler::new(
@@ -596,12 +649,14 @@ mod tests {
                 Instant::now(),
                 processes,
                 directory.subscribe(),
-                &settings,
+                live.subscribe(),
+                HostIdentity::new((settings.host_id, settings.host_id_source)),
             );
             Self {
                 kernel,
                 proc,
                 sampler,
+                live,
                 feed,
             }
         }
@@ -752,6 +807,92 @@ mod tests {
             (&totals["processes"], &totals["exited"]),
             (&json!([]), &json!([]))
         );
+    }
+
+    /// What the sampler does when it hears of a change.
+    fn change(setup: &mut Setup, change: impl FnOnce(&mut Live)) {
+        setup.live.send_modify(change);
+        setup.sampler.adjust();
+    }
+
+    #[test]
+    fn status_codes_can_change_and_take_their_past_with_them() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        change(&mut setup, |live| live.status_codes = "200,404".parse().unwrap());
+        for _ in 0..2 {
+            setup.kernel.hit(NGINX, Event::Response(404), 1);
+            setup.sampler.tick();
+        }
+        let shown = |setup: &Setup, code: &str| {
+            let report = setup.report();
+            let id = format!("http_{code}_responses_per_second");
+            let template = report["Process"]["metric_templates"].get(&id).is_some();
+            let samples = report["Process"]["nodes"]["node-1;7"]["metrics"][&id]["samples"].clone();
+            (template, samples)
+        };
+        let (_, past) = shown(&setup, "404");
+        assert_eq!(past.as_array().unwrap().len(), 2);
+
+        change(&mut setup, |live| live.status_codes = "200".parse().unwrap());
+        assert_eq!(shown(&setup, "404"), (false, Value::Null));
+        assert_eq!(shown(&setup, "OTHERS"), (true, past.clone()));
+
+        change(&mut setup, |live| live.status_codes = "404".parse().unwrap());
+        assert_eq!(shown(&setup, "404"), (true, past));
+        assert_eq!(shown(&setup, "OTHERS"), (true, Value::Null));
+        assert_eq!(shown(&setup, "200"), (false, Value::Null));
+        let totals = setup.totals();
+        assert_eq!(totals["processes"][0]["responses"], json!({"404": 2}));
+    }
+
+    #[test]
+    fn a_change_does_not_hide_that_the_counters_cannot_be_read() {
+        let mut setup = Setup::new();
+        setup.kernel.0.borrow_mut().broken = true;
+        setup.sampler.tick();
+        change(&mut setup, |live| {
+            live.status_codes = "200".parse().unwrap();
+            live.interval = "30s".parse().unwrap();
+        });
+        let latest = setup.feed.latest();
+        assert_eq!(latest.failure.as_deref(), Some("the map is gone"));
+        assert_eq!(latest.interval, Duration::from_secs(30));
+        let report = setup.report();
+        let templates = report["Process"]["metric_templates"].as_object().unwrap();
+        assert_eq!(templates.len(), 3, "requests, 200, others");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_interval_begins_with_the_latest_tick() {
+        let Setup {
+            kernel,
+            sampler,
+            live,
+            proc: _proc,
+            feed: _feed,
+        } = Setup::new();
+        let begin = time::Instant::now();
+        let second = |second: u64| begin + Duration::from_secs(second);
+        let shutdown = CancellationToken::new();
+        let changes = async {
+            let interval =
+                |interval: &str| live.send_modify(|live| live.interval = interval.parse().unwrap());
+            interval("10s");
+            time::sleep_until(second(25)).await;
+            interval("2s");
+            time::sleep_until(second(30)).await;
+            interval("5s");
+            time::sleep_until(second(35)).await;
+            live.send_modify(|live| live.status_codes = "200".parse().unwrap());
+            time::sleep_until(second(36)).await;
+            interval("5s");
+            time::sleep_until(second(45)).await;
+            shutdown.cancel();
+        };
+        tokio::join!(changes, sampler.sample(shutdown.clone()));
+        let expected: Vec<_> = [10, 20, 25, 27, 29, 34, 39, 44].map(second).into();
+        assert_eq!(kernel.0.borrow().readings, expected);
     }
 
     #[test]

@@ -13,11 +13,14 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::cause::chain;
 use crate::client::{Client, ClientError};
 use crate::config::{ConfigError, LogFormat, LogLevel, Overrides, Settings};
+use crate::reload::ConfigFile;
 use crate::run::{self, RunError};
 
 /// Counts the HTTP requests of every process on this host in the kernel and shows them in Weave Scope.
@@ -149,17 +152,16 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         config,
         command,
     } = cli;
-    let overrides = match config {
-        Some(path) => overrides.or(Overrides::from_file(&path)?),
-        None => overrides,
+    let (settings, file) = match config {
+        Some(path) => ConfigFile::open(path, overrides)?,
+        None => (Settings::new(overrides)?, None),
     };
-    let settings = Settings::new(overrides)?;
     match command.unwrap_or(Command::Run) {
         Command::Run => {
-            start_log(settings.log_level, settings.log_format);
+            let set_log_level = start_log(settings.live.log_level, settings.log_format);
             // Sampling and serving do not wait for each other; more threads would only cost memory.
             let runtime = runtime(Builder::new_multi_thread().worker_threads(2))?;
-            runtime.block_on(run::run(&settings))?;
+            runtime.block_on(run::run(&settings, file, set_log_level))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { output } => {
@@ -233,24 +235,32 @@ fn print(text: &str) -> Result<(), Error> {
         .map_err(Error::Print)
 }
 
-/// Logs go to stderr: stdout is for what commands are asked for.
-fn start_log(level: LogLevel, format: LogFormat) {
+/// Logs go to stderr: stdout is for what commands are asked for. Returns what changes the level.
+fn start_log(level: LogLevel, format: LogFormat) -> impl Fn(LogLevel) + Send + 'static {
+    let (filter, handle) = reload::Layer::new(log_filter(level));
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    move |level| {
+        // It fails only where there is no log any more.
+        let _no_log = handle.reload(log_filter(level));
+    }
+}
+
+fn log_filter(level: LogLevel) -> EnvFilter {
     // Every failure that kube logs is logged by us, once.
-    let filter = EnvFilter::new(match level {
+    EnvFilter::new(match level {
         LogLevel::Error => "error,kube_client=off,kube_runtime=off",
         LogLevel::Warn => "warn,kube_client=off,kube_runtime=off",
         LogLevel::Info => "info,kube_client=off,kube_runtime=off",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
-    });
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false);
-    match format {
-        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::host::{Poll, ProbeId};
-use crate::sampler::Feed;
+use crate::sampler::{Feed, Published};
 pub use body::Body;
 use clients::{Activity, Clients};
 pub use socket::{PluginSocket, SocketError, SocketState};
@@ -58,15 +58,16 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Pause after a failed `accept`, for instance when no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A sampler that has not ticked for this long, nor for three intervals, hangs.
+const MIN_PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Debug)]
 struct Api {
     feed: Feed,
-    /// A sampler that has not ticked for this long hangs.
-    patience: Duration,
 }
 
-/// The routes, over a sampler that ticks every `interval`.
-pub fn router(feed: Feed, interval: Duration) -> Router {
+/// The routes, over a sampler.
+pub fn router(feed: Feed) -> Router {
     Router::new()
         .route("/report", get(report))
         .route("/totals", get(totals))
@@ -78,10 +79,7 @@ pub fn router(feed: Feed, interval: Duration) -> Router {
                 "no such path: there are /report, /totals, /healthz and /readyz\n",
             )
         })
-        .with_state(Api {
-            feed,
-            patience: (interval * 3).max(Duration::from_secs(10)),
-        })
+        .with_state(Api { feed })
 }
 
 fn json(body: Bytes) -> Response {
@@ -134,8 +132,9 @@ async fn totals(State(api): State<Api>) -> Response {
 }
 
 async fn healthz(State(api): State<Api>) -> Response {
-    let silence = api.feed.latest().at.elapsed();
-    if silence > api.patience {
+    let Published { at, interval, .. } = api.feed.latest();
+    let silence = at.elapsed();
+    if silence > (interval * 3).max(MIN_PATIENCE) {
         return unavailable(&format!("no sample for {} s", silence.as_secs()));
     }
     "ok\n".into_response()

@@ -14,6 +14,8 @@ struct Tick {
     date: Timestamp,
     /// Since the tick before.
     elapsed: Duration,
+    /// The most ticks that the window was to have then.
+    max_ticks: usize,
 }
 
 /// How often something happened in each of the window's latest ticks, oldest first.
@@ -25,13 +27,16 @@ pub struct Series {
 }
 
 impl Series {
-    /// Begins a tick, of `ticks` in all.
-    fn push(&mut self, ticks: usize) {
+    /// Begins a tick.
+    fn push(&mut self) {
         self.counts.push_back(0);
-        while self.counts.len() > ticks {
-            self.counts.pop_front();
-        }
         self.idle += 1;
+    }
+
+    /// Keeps the latest `ticks`.
+    fn shorten(&mut self, ticks: usize) {
+        let rest = self.counts.len().saturating_sub(ticks);
+        self.counts.drain(..rest);
     }
 
     /// Counts something in the latest tick, the first one if there is none.
@@ -107,7 +112,7 @@ impl Window {
     pub fn new(history: Duration, max_ticks: usize) -> Self {
         Self {
             history,
-            history_by_clock: SignedDuration::try_from(history).unwrap_or(SignedDuration::MAX),
+            history_by_clock: by_clock(history),
             max_ticks,
             ticks: VecDeque::with_capacity(max_ticks),
             series: HashMap::new(),
@@ -128,13 +133,12 @@ impl Window {
         self.ticks.push_back(Tick {
             date,
             elapsed: elapsed.max(Duration::from_nanos(1)),
+            max_ticks: self.max_ticks,
         });
-        self.forget_old_ticks();
-
-        let ticks = self.ticks.len();
-        for series in self.series.values_mut().flat_map(BTreeMap::values_mut) {
-            series.push(ticks);
-        }
+        self.series
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+            .for_each(Series::push);
         for Delta {
             subject,
             event,
@@ -148,10 +152,18 @@ impl Window {
                 .or_default()
                 .add(*count);
         }
-        self.series.retain(|_, by_event| {
-            by_event.retain(|_, series| !series.is_idle());
-            !by_event.is_empty()
-        });
+        self.forget_old_ticks();
+    }
+
+    /// From now on it is one over the last `history`, in at most `max_ticks` ticks; only what is older goes.
+    ///
+    /// Where fewer, longer ticks are to come, those already there may be more for a while: as long as they are within
+    /// `history`.
+    pub fn resize(&mut self, history: Duration, max_ticks: usize) {
+        self.history = history;
+        self.history_by_clock = by_clock(history);
+        self.max_ticks = max_ticks;
+        self.forget_old_ticks();
     }
 
     fn forget_old_ticks(&mut self) {
@@ -161,16 +173,23 @@ impl Window {
             .ticks
             .iter()
             .rev()
-            .take_while(|tick| {
+            .zip(0..)
+            .take_while(|(tick, place)| {
                 // By the clock as well: while the host is suspended, and where the clock is set forward, it goes on alone.
                 let fresh = age < self.history
                     && newest.is_none_or(|newest| newest.duration_since(tick.date) < self.history_by_clock);
                 age += tick.elapsed;
-                fresh
+                fresh && *place < tick.max_ticks.max(self.max_ticks)
             })
-            .take(self.max_ticks)
             .count();
         self.ticks.drain(..self.ticks.len() - recent);
+        self.series.retain(|_, by_event| {
+            by_event.retain(|_, series| {
+                series.shorten(recent);
+                !series.is_idle()
+            });
+            !by_event.is_empty()
+        });
     }
 
     /// The process is gone: what it did is its place's from now on.
@@ -228,6 +247,10 @@ impl Window {
         let shortest = self.ticks.iter().map(|tick| tick.elapsed).min();
         shortest.map_or(0.0, |shortest| per_second(most, shortest))
     }
+}
+
+fn by_clock(history: Duration) -> SignedDuration {
+    SignedDuration::try_from(history).unwrap_or(SignedDuration::MAX)
 }
 
 fn per_second(count: u64, elapsed: Duration) -> f64 {
@@ -353,6 +376,51 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_history_drops_what_is_older_and_a_longer_one_fills_up() {
+        let mut window = window(&[1, 2, 3, 4, 5, 6]);
+        window.resize(3 * SECOND, 3);
+        assert_eq!(requests(&window, 1), Some(vec![4.0, 5.0, 6.0]));
+        window.resize(HISTORY, 60);
+        window.push(start() + SignedDuration::from_secs(7), SECOND, &[delta(1, 7)]);
+        assert_eq!(requests(&window, 1), Some(vec![4.0, 5.0, 6.0, 7.0]));
+    }
+
+    #[test]
+    fn who_was_idle_in_what_is_left_has_no_series() {
+        let mut window = window(&[1, 0, 0]);
+        window.resize(2 * SECOND, 2);
+        assert_eq!((requests(&window, 1), window.series().count()), (None, 0));
+        assert_eq!(window.dates().len(), 2);
+    }
+
+    #[test]
+    fn a_new_interval_leaves_the_past_as_it_was_measured() {
+        let mut window = window(&[1; 60]);
+        let mut clock = start() + SignedDuration::from_mins(1);
+        let mut push = |window: &mut Window, seconds: u32, times: usize| {
+            for _ in 0..times {
+                clock += SignedDuration::from_secs(seconds.into());
+                window.push(clock, seconds * SECOND, &[delta(1, seconds.into())]);
+            }
+        };
+        // Of 10 s: the new one, and what is less than 60 s older than it.
+        window.resize(HISTORY, 6);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 60]));
+        push(&mut window, 10, 1);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 51]));
+        push(&mut window, 10, 9);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 6]));
+        // And back: 50 of 1 s, one of 10 s.
+        window.resize(HISTORY, 60);
+        push(&mut window, 1, 1);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 7]));
+        push(&mut window, 1, 49);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 51]));
+        push(&mut window, 1, 50);
+        assert_eq!(requests(&window, 1), Some(vec![1.0; 60]));
+    }
+
+    #[test]
     fn a_process_that_is_gone_leaves_its_past_to_its_place() {
         let mut window = Window::new(HISTORY, 60);
         window.push(start(), SECOND, &[delta(1, 1), delta(2, 10)]);
@@ -380,14 +448,25 @@ mod tests {
         ]
     }
 
+    /// At times another history and number of ticks, in seconds.
+    fn resize() -> impl Strategy<Value = Option<(u64, usize)>> {
+        prop_oneof![
+            10 => Just(None),
+            1 => (1..61_u64, 1..61_usize).prop_map(Some),
+        ]
+    }
+
     proptest! {
         #[test]
         fn rate_times_time_is_the_count(
-            ticks in prop::collection::vec((1..5_000_u64, clock_step(), 0..10_000_u64), 1..200)
+            ticks in prop::collection::vec((1..5_000_u64, clock_step(), 0..10_000_u64, resize()), 1..200)
         ) {
             let mut window = Window::new(HISTORY, 60);
             let mut clock = start();
-            for (elapsed, step, count) in ticks {
+            for (elapsed, step, count, resize) in ticks {
+                if let Some((history, max_ticks)) = resize {
+                    window.resize(Duration::from_secs(history), max_ticks);
+                }
                 let elapsed = Duration::from_millis(elapsed);
                 clock += SignedDuration::from_millis(step);
                 let deltas = if count > 0 { vec![delta(1, count)] } else { vec![] };

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use agent::bpf::{Counter, CounterKey, Hook, Loss, Losses};
 use agent::config::{Overrides, PluginDir, Settings};
+use agent::host::HostIdentity;
 use agent::process::Processes;
 use agent::sampler::{Feed, Kernel, Sampler};
 use agent::server::{self, PluginSocket};
@@ -170,7 +171,7 @@ impl World {
     }
 
     /// A sampler of this world.
-    pub(crate) fn sampler(&self, settings: &Settings) -> (Sampler<Counters>, Feed) {
+    fn sampler(&self, settings: &Settings) -> (Sampler<Counters>, Feed) {
         let processes = Processes::new(&self.proc());
         let directory = self.directory.subscribe();
         Sampler::new(
@@ -178,7 +179,8 @@ impl World {
             Instant::now(),
             processes,
             directory,
-            settings,
+            watch::Sender::new(settings.live.clone()).subscribe(),
+            HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
         )
     }
 }
@@ -215,7 +217,7 @@ impl Agent {
         let (socket, listener) = PluginSocket::claim(&plugin_dir(&root)).await.unwrap();
         let (sampler, feed) = world.sampler(settings);
         let stop = CancellationToken::new();
-        let router = server::router(feed.clone(), settings.interval.get());
+        let router = server::router(feed.clone());
         let (renewed, listeners) = mpsc::channel(1);
         renewed.try_send(listener).unwrap();
         let keeping = socket.keep(renewed, stop.clone());
