@@ -33,7 +33,7 @@ demo: setup ## install, build, and watch the agent count a real nginx
 bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
 	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale
 
-test: ## all checks and tests, on this kernel and on five others in virtual machines
+test: ## all checks and tests, on this kernel, on five others in virtual machines, on a Kubernetes control plane
 	.ci/test
 
 lint: ## formatting, clippy, documentation, dependencies, scripts

@@ -176,8 +176,6 @@ fn exchange(load: &Load) -> Result<()> {
             client.write_all(&load.request)?;
             client.read_exact(&mut buffer)?;
         }
-        serving
-            .join()
-            .map_err(|_| anyhow::anyhow!("the server panicked"))?
+        serving.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }

@@ -12,6 +12,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
 use crate::bpf::{HookChoice, MapSizes};
+use crate::filter::{Filter, Namespaces, Processes};
 use crate::report::PLUGIN_ID;
 
 /// Why a configuration cannot be used.
@@ -98,6 +99,15 @@ pub enum ValueError {
     /// Too long for a socket.
     #[error("the plugin directory `{}` is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes: choose a shorter one", .0.display())]
     LongPluginDir(PathBuf),
+    /// Not a namespace.
+    #[error("`{0}` is not a namespace: list names as in `kubectl get namespaces`, as in default,shop")]
+    Namespace(String),
+    /// In both lists.
+    #[error("the namespace `{0}` is both included and excluded: take it out of one list")]
+    NamespaceTwice(String),
+    /// Cannot be a node's name.
+    #[error("`{0}` is not a node's name: give one as in `kubectl get nodes`")]
+    NodeName(String),
     /// Not one of the words.
     #[error("`{word}` is not a {what}: use {choices}")]
     Word {
@@ -303,6 +313,32 @@ impl FromStr for HostId {
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A node's name in its cluster: a DNS subdomain (RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeName(String);
+
+impl NodeName {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        // It becomes part of a field selector, where `,` and `=` mean something.
+        let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+        if (1..=253).contains(&text.len()) && text.bytes().all(known) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ValueError::NodeName(text.to_owned()))
+        }
     }
 }
 
@@ -515,6 +551,38 @@ pub struct Overrides {
     )]
     #[serde(deserialize_with = "map_entries")]
     pub max_counters: Option<MapEntries>,
+    /// Name of this node in its cluster, by which the API server is asked for its pods [default: `NODE_NAME`]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "SCOPE_HTTP_STATISTICS_NODE_NAME"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub node_name: Option<NodeName>,
+
+    /// How to reach the API server from outside of a cluster [default: the pod's service account]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SCOPE_HTTP_STATISTICS_KUBECONFIG"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Whose processes are shown: all or pods [default: all]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHOSE",
+        env = "SCOPE_HTTP_STATISTICS_PROCESSES"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub processes: Option<Processes>,
+
+    /// Namespaces by name.
+    #[command(flatten)]
+    pub namespaces: NamespaceOverrides,
 
     /// error, warn, info, debug or trace [default: info]
     #[arg(
@@ -535,6 +603,33 @@ pub struct Overrides {
     )]
     #[serde(deserialize_with = "parsed")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Which namespaces' pods are shown, from one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamespaceOverrides {
+    /// Only pods of these namespaces are shown [default: of all]
+    #[arg(
+        id = "include_namespaces",
+        long = "include-namespaces",
+        global = true,
+        value_name = "NAMES",
+        env = "SCOPE_HTTP_STATISTICS_INCLUDE_NAMESPACES"
+    )]
+    #[serde(deserialize_with = "namespace_list")]
+    pub include: Option<Namespaces>,
+
+    /// Pods of these namespaces are not shown
+    #[arg(
+        id = "exclude_namespaces",
+        long = "exclude-namespaces",
+        global = true,
+        value_name = "NAMES",
+        env = "SCOPE_HTTP_STATISTICS_EXCLUDE_NAMESPACES"
+    )]
+    #[serde(deserialize_with = "namespace_list")]
+    pub exclude: Option<Namespaces>,
 }
 
 /// A string in the type's own form; errors carry the place in the file.
@@ -561,6 +656,14 @@ fn map_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MapE
     let entries = Option::<u32>::deserialize(deserializer)?;
     entries
         .map(|entries| entries.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+/// A list of names.
+fn namespace_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Namespaces>, D::Error> {
+    let names = Option::<Vec<String>>::deserialize(deserializer)?;
+    names
+        .map(|names| names.try_into().map_err(serde::de::Error::custom))
         .transpose()
 }
 
@@ -614,6 +717,10 @@ impl Overrides {
             host_id,
             max_connections,
             max_counters,
+            node_name,
+            kubeconfig,
+            processes,
+            namespaces: NamespaceOverrides { include, exclude },
             log_level,
             log_format,
         } = self;
@@ -626,6 +733,13 @@ impl Overrides {
             host_id: host_id.or(other.host_id),
             max_connections: max_connections.or(other.max_connections),
             max_counters: max_counters.or(other.max_counters),
+            node_name: node_name.or(other.node_name),
+            kubeconfig: kubeconfig.or(other.kubeconfig),
+            processes: processes.or(other.processes),
+            namespaces: NamespaceOverrides {
+                include: include.or(other.namespaces.include),
+                exclude: exclude.or(other.namespaces.exclude),
+            },
             log_level: log_level.or(other.log_level),
             log_format: log_format.or(other.log_format),
         }
@@ -651,6 +765,12 @@ pub struct Settings {
     pub host_id_source: HostIdSource,
     /// Entries of the kernel's maps.
     pub map_sizes: MapSizes,
+    /// This node, in its cluster.
+    pub node_name: Option<NodeName>,
+    /// How to reach the API server, if not as a pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// What is shown.
+    pub filter: Filter,
     /// How much is logged.
     pub log_level: LogLevel,
     /// How it looks.
@@ -675,6 +795,10 @@ impl Settings {
             host_id,
             max_connections,
             max_counters,
+            node_name,
+            kubeconfig,
+            processes,
+            namespaces: NamespaceOverrides { include, exclude },
             log_level,
             log_format,
         } = overrides;
@@ -689,6 +813,14 @@ impl Settings {
                 samples,
             }
             .into());
+        }
+        let filter = Filter {
+            include: include.unwrap_or_default(),
+            exclude: exclude.unwrap_or_default(),
+            processes: processes.unwrap_or_default(),
+        };
+        if let Some(both) = filter.include.common(&filter.exclude) {
+            return Err(ValueError::NamespaceTwice(both.as_str().to_owned()).into());
         }
         let (host_id, host_id_source) = match host_id {
             Some(host_id) => (host_id, HostIdSource::Configured),
@@ -707,6 +839,9 @@ impl Settings {
                 connections: max_connections.map_or(map_sizes.connections, MapEntries::get),
                 counters: max_counters.map_or(map_sizes.counters, MapEntries::get),
             },
+            node_name: node_name.or_else(|| std::env::var("NODE_NAME").ok()?.parse().ok()),
+            kubeconfig,
+            filter,
             log_level: log_level.unwrap_or_default(),
             log_format: log_format.unwrap_or_default(),
         })
@@ -763,6 +898,8 @@ mod tests {
     fn a_file_sets_everything() {
         let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
                     statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
+                    nodeName: n1.example\nkubeconfig: /k\n\
+                    processes: pods\nnamespaces:\n  include: [shop, web]\n  exclude: []\n\
                     logLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
@@ -773,6 +910,13 @@ mod tests {
             host_id: Some("node-1".parse().unwrap()),
             max_connections: Some("2048".parse().unwrap()),
             max_counters: Some("4096".parse().unwrap()),
+            node_name: Some("n1.example".parse().unwrap()),
+            kubeconfig: Some(PathBuf::from("/k")),
+            processes: Some(Processes::Pods),
+            namespaces: NamespaceOverrides {
+                include: Some("web,shop".parse().unwrap()),
+                exclude: Some(Namespaces::default()),
+            },
             log_level: Some(LogLevel::Debug),
             log_format: Some(LogFormat::Json),
         };
@@ -801,6 +945,11 @@ mod tests {
             ("statusCodes: yes\n", 1, ""),
             ("hostId: \"a;b\"\n", 1, "host id"),
             ("pluginDir: run\n", 1, "absolute"),
+            ("nodeName: a,b\n", 1, "kubectl get nodes"),
+            ("processes: some\n", 1, "all or pods"),
+            ("namespaces:\n  include: [Shop]\n", 2, "Shop"),
+            ("namespaces:\n  includes: [shop]\n", 2, "includes"),
+            ("namespaces: [shop]\n", 1, ""),
             ("interval: [1s\n", 0, ""),
             ("interval: 1s\ninterval: 2s\n", 2, "interval"),
             ("- a\n", 1, ""),
@@ -821,9 +970,11 @@ mod tests {
             interval: Some("2s".parse().unwrap()),
             ..Overrides::default()
         };
-        let file = Overrides::from_yaml("interval: 3s\nhistory: 10s\n").unwrap();
+        let file = "interval: 3s\nhistory: 10s\nnamespaces: {exclude: [a]}\n";
+        let file = Overrides::from_yaml(file).unwrap();
         let merged = flags.or(file);
         assert_eq!(merged.interval, Some("2s".parse().unwrap()));
+        assert_eq!(merged.namespaces.exclude, Some("a".parse().unwrap()));
         assert_eq!(merged.history, Some("10s".parse().unwrap()));
     }
 
@@ -855,5 +1006,16 @@ mod tests {
         assert_eq!(Settings::new(overrides("1s", "60s")).unwrap().max_samples(), 60);
         assert_eq!(Settings::new(overrides("60s", "1s")).unwrap().max_samples(), 1);
         assert!(Settings::new(overrides("100ms", "2m")).is_err());
+    }
+
+    #[test]
+    fn a_namespace_is_included_or_excluded() {
+        let file = "hostId: h\nnamespaces: {include: [a, b], exclude: [b]}\n";
+        let error = Settings::new(Overrides::from_yaml(file).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("`b`"), "{error}");
+        let file = "hostId: h\nnamespaces: {include: [a], exclude: [b]}\nprocesses: pods\n";
+        let filter = Settings::new(Overrides::from_yaml(file).unwrap()).unwrap().filter;
+        assert!(filter.include.contains("a") && filter.exclude.contains("b"));
+        assert_eq!(filter.processes, Processes::Pods);
     }
 }

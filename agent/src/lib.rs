@@ -1,7 +1,8 @@
 //! The node agent: counts HTTP requests and responses per process in the kernel and serves the rates to Weave Scope.
 //!
 //! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
-//! (rates and totals, with names from [`process`] and [`workload`]) → [`report`] and [`totals`] → [`server`] (the plugin's socket).
+//! (rates and totals by [`workload`], told by [`process`]) → [`report`] and [`totals`], with names from [`pods`] →
+//! [`server`] (the plugin's socket).
 //! [`config`] and [`cli`] stand before it, [`client`] asks a running agent.
 
 pub mod bpf;
@@ -9,7 +10,9 @@ mod cause;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod filter;
 pub mod host;
+pub mod pods;
 pub mod process;
 pub mod report;
 pub mod run;

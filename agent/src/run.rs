@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::bpf::{self, Probes};
-use crate::config::Settings;
+use crate::config::{NodeName, Settings};
+use crate::pods;
 use crate::process::Processes;
 use crate::sampler::Sampler;
 use crate::server::{self, PluginSocket, SocketError};
@@ -90,6 +91,13 @@ pub async fn run(settings: &Settings) -> Result<(), RunError> {
     parts.spawn(async {
         serving.await;
         RunError::Ended("server")
+    });
+    let node = settings.node_name.as_ref().map(NodeName::as_str);
+    let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
+    let naming = pods::run(sources, directory, shutdown.clone());
+    parts.spawn(async {
+        naming.await;
+        RunError::Ended("names of pods")
     });
     let keeping = socket.keep(renewed, shutdown.clone());
     parts.spawn(async {

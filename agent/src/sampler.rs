@@ -208,7 +208,8 @@ impl<K: Kernel> Sampler<K> {
         directory: watch::Receiver<Arc<Directory>>,
         settings: &Settings,
     ) -> (Self, Feed) {
-        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), MAX_REPORT);
+        let builder = ReportBuilder::new(settings.status_codes.clone(), kernel.hook(), MAX_REPORT)
+            .filtered(settings.filter.clone());
         let notes = Arc::<Notes>::default();
         let window = Window::new(settings.history.get(), settings.max_samples());
         let ledger = Ledger::default();

@@ -122,7 +122,7 @@ pub enum Data {
     Unreadable(Loss),
 }
 
-/// A call has moved `transferred` bytes over `sock`.
+/// A call has moved `transferred` bytes over `sock`; if none, the program may still have one to go on with.
 #[inline(always)]
 pub fn transferred(
     ctx: &impl EbpfContext,
@@ -134,6 +134,9 @@ pub fn transferred(
     data: impl FnOnce(&Connection) -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
+        if transferred == 0 {
+            return None;
+        }
         let connection = begin(program, socket, direction, sock, transferred)?;
         let data = data(connection);
         locate(bytes, direction, connection, data, transferred)
@@ -297,11 +300,11 @@ impl Work {
         begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
     ) {
         let unfinished = self.unfinished;
-        let connection = if unfinished == 0 {
-            begin(&mut self.bytes)
+        let (sock, connection) = if unfinished == 0 {
+            (sock, begin(&mut self.bytes))
         } else {
             self.unfinished = 0;
-            connections::seen(unfinished)
+            (unfinished, connections::seen(unfinished))
         };
         let Some(connection) = connection else { return };
         if unfinished == 0 {

@@ -256,11 +256,11 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 
 #[inline(always)]
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
-    if let Some((sock, count, message)) = ended(ctx) {
-        transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
-            Data::Message(message)
-        });
-    }
+    // Nothing too when the program goes on with a call: it has ended once.
+    let (sock, count, message) = ended(ctx).unwrap_or((0, 0, 0));
+    transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
+        Data::Message(message)
+    });
 }
 
 /// The socket, the count of bytes and the `struct msghdr` of a call that ends and has moved something.

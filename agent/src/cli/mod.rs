@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 use crate::cause::chain;
 use crate::client::{Client, ClientError};
@@ -235,15 +235,16 @@ fn print(text: &str) -> Result<(), Error> {
 
 /// Logs go to stderr: stdout is for what commands are asked for.
 fn start_log(level: LogLevel, format: LogFormat) {
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
+    // Every failure that kube logs is logged by us, once.
+    let filter = EnvFilter::new(match level {
+        LogLevel::Error => "error,kube_client=off,kube_runtime=off",
+        LogLevel::Warn => "warn,kube_client=off,kube_runtime=off",
+        LogLevel::Info => "info,kube_client=off,kube_runtime=off",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    });
     let log = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_target(false);
     match format {

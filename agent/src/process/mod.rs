@@ -5,7 +5,7 @@
 mod cgroup;
 mod container;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,8 @@ pub struct Processes {
 pub struct Stat<'a> {
     /// The command name, at most 15 bytes; may contain anything, also spaces and parentheses.
     pub command: &'a [u8],
+    /// Whether its first thread has ended. Others may go on.
+    pub is_zombie: bool,
     /// When the process started, in clock ticks since boot.
     start_ticks: u64,
 }
@@ -44,14 +46,18 @@ impl<'a> Stat<'a> {
         let open = line.iter().position(|byte| *byte == b'(')?;
         let close = line.iter().rposition(|byte| *byte == b')')?;
         let command = line.get(open + 1..close)?;
-        // Field 3 comes after the parenthesis; field 22 is starttime.
-        let start_ticks = line
+        // Field 3, the state, comes after the parenthesis; field 22 is starttime.
+        let mut fields = line
             .get(close + 1..)?
             .split(u8::is_ascii_whitespace)
-            .filter(|field| !field.is_empty())
-            .nth(22 - 3)?;
-        let start_ticks = str::from_utf8(start_ticks).ok()?.parse().ok()?;
-        Some(Self { command, start_ticks })
+            .filter(|field| !field.is_empty());
+        let is_zombie = matches!(fields.next()?, b"Z" | b"X");
+        let start_ticks = str::from_utf8(fields.nth(22 - 4)?).ok()?.parse().ok()?;
+        Some(Self {
+            command,
+            is_zombie,
+            start_ticks,
+        })
     }
 
     /// Whether this is the process that started at `start_time`, in nanoseconds since boot, as exactly as clock
@@ -78,12 +84,15 @@ impl Processes {
     /// # Errors
     /// When `/proc` cannot be read for another reason than that the process is gone; nothing is known then.
     pub fn command(&mut self, owner: &Owner) -> io::Result<Option<String>> {
+        let stat = self.stat(owner)?;
+        Ok(stat.map(|stat| String::from_utf8_lossy(stat.command).into_owned()))
+    }
+
+    fn stat(&mut self, owner: &Owner) -> io::Result<Option<Stat<'_>>> {
         let path = self.proc.join(owner.pid.to_string()).join("stat");
         self.buffer.clear();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut self.buffer)) {
-            Ok(_) => Ok(Stat::parse(&self.buffer)
-                .filter(|stat| stat.started_at(owner.start_time))
-                .map(|stat| String::from_utf8_lossy(stat.command).into_owned())),
+            Ok(_) => Ok(Stat::parse(&self.buffer).filter(|stat| stat.started_at(owner.start_time))),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -108,19 +117,23 @@ impl Processes {
 
     /// Command and place of an owner seen for the first time.
     pub fn identify(&mut self, owner: &Owner) -> Identity {
-        let found = self.command(owner);
-        let gone = matches!(found, Ok(None));
-        let file = if gone {
+        let (gone, command, is_zombie) = match self.stat(owner) {
+            Ok(Some(stat)) => {
+                let command = String::from_utf8_lossy(stat.command).into_owned();
+                (false, Some(command), stat.is_zombie)
+            }
+            Ok(None) => (true, None, false),
+            Err(_) => (false, None, false),
+        };
+        // The v1 hierarchies have zombies in their roots, wherever they were.
+        let file = if gone || is_zombie {
             None
         } else {
-            std::fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
+            fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
         };
         let membership = file.as_deref().map(Membership::parse);
-        Identity {
-            gone,
-            command: found.ok().flatten(),
-            place: self.cgroups.place(owner.cgroup, membership.as_ref()),
-        }
+        let place = self.cgroups.place(owner.cgroup, membership.as_ref());
+        Identity { gone, command, place }
     }
 }
 
@@ -144,6 +157,9 @@ mod tests {
             let stat = Stat::parse(line.as_bytes()).unwrap();
             assert_eq!(stat.command, command.as_bytes(), "{line}");
             assert_eq!(stat.start_ticks, 77, "{line}");
+            assert!(!stat.is_zombie, "{line}");
+            let ended = line.replace(") S 1 42 42", ") Z 1 42 42");
+            assert!(Stat::parse(ended.as_bytes()).unwrap().is_zombie, "{ended}");
         }
     }
 
@@ -166,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_live_process_has_a_command_and_a_reused_pid_none() {
-        let line = std::fs::read("/proc/self/stat").unwrap();
+        let line = fs::read("/proc/self/stat").unwrap();
         let ticks = Stat::parse(&line).unwrap().start_ticks;
         let mut processes = Processes::new(Path::new("/proc"));
         let owner = Owner {

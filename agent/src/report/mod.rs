@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::bpf::{Hook, Loss, Losses};
 use crate::config::{HostId, StatusCodes};
+use crate::filter::Filter;
 use crate::stats::{Ledger, Series, Subject, Window};
 use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
 pub use metric::MetricKind;
@@ -92,6 +93,7 @@ pub struct ReportBuilder {
     metric_templates: BTreeMap<MetricKind, MetricTemplate>,
     hook: Hook,
     max_size: usize,
+    filter: Filter,
 }
 
 impl ReportBuilder {
@@ -107,7 +109,14 @@ impl ReportBuilder {
             metric_templates,
             hook,
             max_size,
+            filter: Filter::default(),
         }
+    }
+
+    /// The same of what `filter` shows only.
+    #[must_use]
+    pub fn filtered(self, filter: Filter) -> Self {
+        Self { filter, ..self }
     }
 
     /// The report of a window, and how many of its ticks are shown: not all if the report would be too large.
@@ -118,7 +127,7 @@ impl ReportBuilder {
             processes,
             containers,
             pods,
-        } = Drafts::new(facts, &self.codes);
+        } = Drafts::new(facts, &self.codes, &self.filter);
         let processes = unzip(
             processes
                 .into_iter()
@@ -393,7 +402,7 @@ struct Drafts<'a> {
 }
 
 impl<'a> Drafts<'a> {
-    fn new(facts: &Facts<'a>, codes: &StatusCodes) -> Self {
+    fn new(facts: &Facts<'a>, codes: &StatusCodes, filter: &Filter) -> Self {
         let mut drafts = Self::default();
         let mut pods_there = BTreeSet::new();
         // In a fixed order: where idle times are equal, the choice of a place must not differ from report to report.
@@ -406,6 +415,9 @@ impl<'a> Drafts<'a> {
                 },
                 Subject::Exited(place) => (place, false),
             };
+            if !filter.shows(place, facts.directory) {
+                continue;
+            }
             let rates = || {
                 by_event
                     .iter()

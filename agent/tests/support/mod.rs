@@ -105,6 +105,12 @@ impl Agent {
         Totals(self.get("/totals").expect("the agent answers"))
     }
 
+    /// `GET /report`.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        self.get("/report").expect("the agent answers")
+    }
+
     fn get(&self, path: &str) -> io::Result<Value> {
         let mut socket = UnixStream::connect(self.socket())?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -185,10 +191,15 @@ impl Totals {
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
     pub(crate) fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
+        self.of_place("cgroup", cgroup)
+    }
+
+    /// The same of all whose `field` is `value`, as in `pod_uid`.
+    pub(crate) fn of_place(&self, field: &str, value: &str) -> (u64, Codes) {
         sum(["processes", "exited"]
             .into_iter()
             .flat_map(|list| self.entries(list))
-            .filter(|entry| entry["cgroup"] == cgroup))
+            .filter(|entry| entry[field] == value))
     }
 
     /// Losses by cause.

@@ -1,0 +1,434 @@
+//! Whose requests these are: real servers in real containers and cgroups. Root, and runc (.ci/setup test).
+//!
+//! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a virtual
+//! machine with cgroup v2 only. The names come from an API server as in tests/pods.rs.
+
+mod apiserver;
+mod runtime;
+#[allow(dead_code, reason = "some of it is for the other tests")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use apiserver::{ApiServer, NODE, pod};
+use runtime::{Cgroup, Container, Server, Truth, digits, free_port, is_unified, new_uid, write_site};
+use serde_json::Value;
+use support::{Agent, wait_for};
+use tempfile::TempDir;
+
+/// Where kubelet and a runtime put a pod's container.
+struct Layout {
+    name: &'static str,
+    /// `{uid}` for the pod's UID, `{_uid}` for the same with `_`, `{id}` for the container's.
+    path: &'static str,
+    is_static: bool,
+}
+
+const LAYOUTS: [Layout; 7] = [
+    Layout {
+        name: "containerd-cgroupfs",
+        path: "kubepods/burstable/pod{uid}/{id}",
+        is_static: false,
+    },
+    Layout {
+        name: "crio-cgroupfs",
+        path: "kubepods/besteffort/pod{uid}/crio-{id}",
+        is_static: false,
+    },
+    Layout {
+        name: "static-cgroupfs",
+        path: "kubepods/burstable/pod{uid}/{id}",
+        is_static: true,
+    },
+    Layout {
+        name: "containerd-systemd",
+        path: "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{_uid}.slice/cri-containerd-{id}.scope",
+        is_static: false,
+    },
+    Layout {
+        name: "crio-systemd",
+        path: "kubepods.slice/kubepods-pod{_uid}.slice/crio-{id}.scope/container",
+        is_static: false,
+    },
+    Layout {
+        name: "docker-systemd",
+        path: "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{_uid}.slice/docker-{id}.scope",
+        is_static: false,
+    },
+    Layout {
+        name: "kind",
+        path: "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{_uid}.slice/cri-containerd-{id}.scope",
+        is_static: false,
+    },
+];
+
+/// The hooks to try, as in tests/hooks.rs; one is enough here, since none knows of containers.
+fn hook() -> String {
+    env::var("TEST_HOOKS")
+        .ok()
+        .and_then(|hooks| hooks.split_whitespace().next().map(str::to_owned))
+        .unwrap_or_else(|| "tracepoint".to_owned())
+}
+
+fn say(what: &str) {
+    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
+    let cgroups = if is_unified() {
+        "cgroup v2"
+    } else {
+        "cgroup v1 and v2"
+    };
+    // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
+    let _ = writeln!(
+        io::stderr(),
+        "pods agree with the truth: {what} on {kernel}, {cgroups}"
+    );
+}
+
+/// One agent at a time: an emulated machine has no room for more.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The agent, and the API server that names what it counts.
+struct Node {
+    _turn: MutexGuard<'static, ()>,
+    runtime: tokio::runtime::Runtime,
+    server: ApiServer,
+    agent: Agent,
+}
+
+impl Node {
+    fn start() -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let server = {
+            let _entered = runtime.enter();
+            ApiServer::start()
+        };
+        let kubeconfig = server.kubeconfig().display().to_string();
+        let agent = Agent::start_with(&hook(), &["--node-name", NODE, "--kubeconfig", &kubeconfig]);
+        Self {
+            _turn: turn,
+            runtime,
+            server,
+            agent,
+        }
+    }
+
+    /// What was counted where `field` is `value`.
+    fn counted(&self, field: &str, value: &str) -> Truth {
+        let (requests, codes) = self.agent.totals().of_place(field, value);
+        Truth { requests, codes }
+    }
+
+    /// Waits for the right counts, then long enough for wrong ones.
+    #[track_caller]
+    fn expect(&self, field: &str, value: &str, truth: &Truth) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.counted(field, value) != *truth && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(self.counted(field, value), *truth, "{field} {value}");
+    }
+
+    fn stop(self) {
+        self.agent.stop();
+        self.runtime.shutdown_background();
+    }
+}
+
+#[test]
+fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
+    let node = Node::start();
+    let root = Cgroup::root();
+    let mut pods: Vec<(&Layout, String, [Container; 2])> = Vec::new();
+    for layout in &LAYOUTS {
+        let uid = if layout.is_static { digits(32) } else { new_uid() };
+        let path = layout
+            .path
+            .replace("{uid}", &uid)
+            .replace("{_uid}", &uid.replace('-', "_"));
+        let path = format!("{}/{path}", root.path());
+        let containers =
+            [Server::Prefork, Server::ProcessPerRequest].map(|server| Container::start(&path, server));
+        node.server.apply(object(layout, &uid, &containers));
+        pods.push((layout, uid, containers));
+    }
+    for (number, (_, _, containers)) in pods.iter_mut().enumerate() {
+        containers[0].drive(7 + number);
+        containers[1].drive(20 + number);
+    }
+    // A command in a running container is the container. A virtual machine's tests run in a chroot, out of which
+    // runc cannot find a running container's root.
+    if env::var_os("TEST_KERNEL").is_none() {
+        let exec = pods[0].2[0].exec(Server::Prefork);
+        pods[0].2[0].truth.drive(exec, 5);
+    }
+
+    for (layout, uid, containers) in &pods {
+        let mut sum = Truth::default();
+        for container in containers {
+            node.expect("container_id", &container.id, &container.truth);
+            add(&mut sum, &container.truth);
+        }
+        node.expect("pod_uid", uid, &sum);
+        node.expect("pod", layout.name, &sum);
+    }
+    let report = wait_for("all pods in the report", || {
+        let report = node.agent.report();
+        let is_there = |uid: &str| !report["Pod"]["nodes"][format!("{uid};<pod>")].is_null();
+        pods.iter().all(|(_, uid, _)| is_there(uid)).then_some(report)
+    });
+    for (layout, uid, containers) in &pods {
+        check_report(&report, layout.name, uid, containers);
+        say(layout.name);
+    }
+    drop(pods);
+    node.stop();
+}
+
+fn add(sum: &mut Truth, other: &Truth) {
+    sum.requests += other.requests;
+    for (code, count) in &other.codes {
+        *sum.codes.entry(code.clone()).or_default() += count;
+    }
+}
+
+fn object(layout: &Layout, uid: &str, [web, cgi]: &[Container; 2]) -> Value {
+    let containers = [(web.id.as_str(), "web"), (cgi.id.as_str(), "cgi")];
+    if !layout.is_static {
+        return pod(uid, "shop", layout.name, &containers);
+    }
+    let mut mirror = pod(&new_uid(), "shop", layout.name, &containers);
+    mirror["metadata"]["annotations"] = serde_json::json!({
+        "kubernetes.io/config.hash": uid, "kubernetes.io/config.mirror": uid, "kubernetes.io/config.source": "file"
+    });
+    mirror
+}
+
+fn check_report(report: &Value, name: &str, uid: &str, [web, cgi]: &[Container; 2]) {
+    let latest = |node: &Value, key: &str| node["latest"][key]["value"].as_str().map(str::to_owned);
+    let pod_id = format!("{uid};<pod>");
+    let pod = &report["Pod"]["nodes"][&pod_id];
+    assert_eq!(latest(pod, "kubernetes_name").as_deref(), Some(name));
+    assert_eq!(latest(pod, "kubernetes_namespace").as_deref(), Some("shop"));
+    for (container, called) in [(web, "web"), (cgi, "cgi")] {
+        let node = &report["Container"]["nodes"][format!("{};<container>", container.id)];
+        assert_eq!(
+            latest(node, "docker_container_name").as_deref(),
+            Some(called),
+            "{name}"
+        );
+        assert_eq!(node["parents"]["pod"], serde_json::json!([pod_id]), "{name}");
+    }
+    // nginx's workers live, and are in their container.
+    let processes = report["Process"]["nodes"].as_object().expect("processes");
+    let workers: Vec<&Value> = processes
+        .values()
+        .filter(|node| latest(node, "docker_container_id").as_ref() == Some(&web.id))
+        .collect();
+    assert!(!workers.is_empty(), "{name}");
+    for worker in workers {
+        assert_eq!(latest(worker, "http_statistics_pod").as_deref(), Some(name));
+        assert_eq!(
+            latest(worker, "http_statistics_container").as_deref(),
+            Some("web")
+        );
+    }
+}
+
+#[test]
+fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
+    let node = Node::start();
+    let root = Cgroup::root();
+    let path = |uid: &str| format!("{}/kubepods/burstable/pod{uid}/{{id}}", root.path());
+    let first = new_uid();
+    let mut before = Container::start(&path(&first), Server::Prefork);
+    node.server
+        .apply(pod(&first, "shop", "web-0", &[(&before.id, "web")]));
+    before.drive(6);
+    node.expect("container_id", &before.id, &before.truth);
+    let (old_id, old) = (before.id.clone(), before.truth.clone());
+    drop(before);
+
+    // The container's next life: a new id in the same pod.
+    let mut after = Container::start(&path(&first), Server::Prefork);
+    node.server
+        .apply(pod(&first, "shop", "web-0", &[(&after.id, "web")]));
+    after.drive(9);
+    node.expect("container_id", &after.id, &after.truth);
+    node.expect("container_id", &old_id, &old);
+    let mut sum = old.clone();
+    add(&mut sum, &after.truth);
+    node.expect("pod_uid", &first, &sum);
+    drop(after);
+
+    // The pod's next life: the same name, another UID.
+    let second = new_uid();
+    node.server.delete(&first);
+    let mut again = Container::start(&path(&second), Server::ProcessPerRequest);
+    node.server
+        .apply(pod(&second, "shop", "web-0", &[(&again.id, "web")]));
+    again.drive(4);
+    node.expect("pod_uid", &second, &again.truth);
+    node.expect("pod_uid", &first, &sum);
+    say("restarts");
+    drop(again);
+    node.stop();
+}
+
+#[test]
+fn a_process_that_moves_is_counted_where_it_was_at_the_time() {
+    let node = Node::start();
+    let root = Cgroup::root();
+    let places = [(); 2].map(|()| {
+        let (uid, id) = (new_uid(), digits(64));
+        let cgroup = Cgroup::new(&format!("{}/kubepods/pod{uid}/{id}", root.path()));
+        (uid, cgroup)
+    });
+    let site = TempDir::new().expect("a temporary directory");
+    let mut server = Process::start(Server::Prefork, site.path(), &places[0].1);
+    let mut truths = [Truth::default(), Truth::default()];
+    truths[0].drive(server.port, 8);
+    node.expect("pod_uid", &places[0].0, &truths[0]);
+    for pid in server.all() {
+        places[1].1.take(pid);
+    }
+    truths[1].drive(server.port, 5);
+    node.expect("pod_uid", &places[1].0, &truths[1]);
+    node.expect("pod_uid", &places[0].0, &truths[0]);
+    server.kill();
+    node.expect("pod_uid", &places[1].0, &truths[1]);
+    node.expect("pod_uid", &places[0].0, &truths[0]);
+    say("a move");
+    node.stop();
+}
+
+/// A server without a container, in a cgroup.
+struct Process {
+    child: Child,
+    port: u16,
+}
+
+impl Process {
+    fn start(server: Server, site: &Path, cgroup: &Cgroup) -> Self {
+        let port = free_port();
+        write_site(site, port);
+        let command = server.command(site, port);
+        // It begins where it is to be, as in a container: the shell waits until it was moved.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read line && exec \"$@\"", "sh"])
+            .args(&command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        cgroup.take(child.id());
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(b"go\n").expect("the shell waits");
+        wait_for("a server", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+        });
+        Self { child, port }
+    }
+
+    /// Its pid, and then its children's.
+    fn all(&self) -> Vec<u32> {
+        let pid = self.child.id();
+        let path = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        [pid].into_iter().chain(children).collect()
+    }
+
+    /// At once, with all of its children; itself first, for it would replace them.
+    fn kill(&mut self) {
+        for pid in self.all() {
+            let _gone = Command::new("kill")
+                .args(["-9", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}
+
+fn number(variable: &str, default: u32) -> u32 {
+    env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Pods come and go: `TEST_PODS` in all, `TEST_PODS_PER_SECOND`. Each lives three seconds, is asked all the time, and is
+/// killed right after an answer; then its cgroup is removed.
+#[test]
+fn pods_that_come_and_go_lose_nothing() {
+    const LIFE: Duration = Duration::from_secs(3);
+    let (count, rate) = (number("TEST_PODS", 40), number("TEST_PODS_PER_SECOND", 4));
+    let node = Node::start();
+    let root = Cgroup::root();
+    let begin = Instant::now();
+    let truths: BTreeMap<String, Truth> = thread::scope(|scope| {
+        let pods: Vec<_> = (0..count)
+            .map(|number| {
+                let due = begin + Duration::from_secs(1) * number / rate;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                let (node, root) = (&node, &root);
+                scope.spawn(move || {
+                    let (uid, id) = (new_uid(), digits(64));
+                    let name = format!("pod-{number}");
+                    node.server.apply(pod(&uid, "churn", &name, &[(&id, "web")]));
+                    let parent = Cgroup::new(&format!("{}/kubepods/burstable/pod{uid}", root.path()));
+                    let cgroup = Cgroup::new(&format!("{}/{id}", parent.path()));
+                    let site = TempDir::new().expect("a temporary directory");
+                    let kind = match number % 2 {
+                        0 => Server::Prefork,
+                        _ => Server::ProcessPerRequest,
+                    };
+                    let mut server = Process::start(kind, site.path(), &cgroup);
+                    let (born, mut truth) = (Instant::now(), Truth::default());
+                    while born.elapsed() < LIFE {
+                        truth.drive(server.port, 3);
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                    server.kill();
+                    cgroup.remove();
+                    parent.remove();
+                    node.server.delete(&uid);
+                    (uid, truth)
+                })
+            })
+            .collect();
+        pods.into_iter().map(|pod| pod.join().expect("a pod")).collect()
+    });
+    assert_eq!(truths.len(), usize::try_from(count).expect("a small number"));
+    for (uid, truth) in &truths {
+        node.expect("pod_uid", uid, truth);
+    }
+    for number in 0..count {
+        let name = format!("pod-{number}");
+        assert!(
+            node.counted("pod", &name).requests > 0,
+            "{name} has lost its name"
+        );
+    }
+    let requests: u64 = truths.values().map(|truth| truth.requests).sum();
+    say(&format!("{count} pods at {rate} per second, {requests} requests"));
+    node.stop();
+}

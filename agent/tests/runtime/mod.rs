@@ -1,0 +1,366 @@
+//! Real containers, made by runc in the cgroups in which kubelet and the container runtimes have them.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher as _;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Codes, wait_for};
+
+/// What a runtime allows a container by default.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// From this machine, so that a container needs no image.
+const SHARED: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"];
+
+/// Digits that no other run has.
+pub(crate) fn digits(count: usize) -> String {
+    let parts = std::iter::repeat_with(|| format!("{:016x}", RandomState::new().hash_one(0)));
+    let text: String = parts.take(count.div_ceil(16)).collect();
+    text[..count].to_owned()
+}
+
+pub(crate) fn new_uid() -> String {
+    let digits = digits(32);
+    let parts = [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ];
+    parts.join("-")
+}
+
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket").port()
+}
+
+/// Whether only cgroup v2 is in use.
+pub(crate) fn is_unified() -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").expect("/proc");
+    own.lines().all(|line| line.starts_with("0::"))
+}
+
+/// Mount points of all hierarchies.
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (point, kind) = (fields.next()?, fields.next()?);
+            kind.starts_with("cgroup").then(|| PathBuf::from(point))
+        })
+        .collect()
+}
+
+/// A cgroup in all hierarchies below which a test has all of its own. Removed in the end.
+#[derive(Debug)]
+pub(crate) struct Cgroup(String);
+
+impl Cgroup {
+    /// As kubelet's `--cgroup-root`.
+    pub(crate) fn root() -> Self {
+        let cgroup = Self(format!("/http-statistics-{}", digits(8)));
+        cgroup.make();
+        cgroup
+    }
+
+    /// One that belongs to another, made now.
+    pub(crate) fn new(path: &str) -> Self {
+        let cgroup = Self(path.to_owned());
+        cgroup.make();
+        cgroup
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.0
+    }
+
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        hierarchies()
+            .into_iter()
+            .map(|mount| mount.join(self.0.trim_start_matches('/')))
+    }
+
+    fn make(&self) {
+        for directory in self.directories() {
+            let mut made = PathBuf::new();
+            for part in &directory {
+                made.push(part);
+                if fs::create_dir(&made).is_ok() {
+                    // Without processors and memory, nothing can be put into a cpuset of v1.
+                    for file in ["cpuset.cpus", "cpuset.mems"] {
+                        let above = made.parent().expect("below a mount").join(file);
+                        if let Ok(set) = fs::read_to_string(above) {
+                            let _ = fs::write(made.join(file), set);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves a process here.
+    pub(crate) fn take(&self, pid: u32) {
+        for directory in self.directories() {
+            fs::write(directory.join("cgroup.procs"), pid.to_string()).expect("a cgroup to move to");
+        }
+    }
+
+    /// Removes it as soon as its processes are gone.
+    pub(crate) fn remove(&self) {
+        for directory in self.directories() {
+            wait_for("a cgroup without processes", || {
+                match fs::remove_dir(&directory) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+                    _ => Some(()),
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for directory in self.directories() {
+            remove_below(&directory);
+        }
+    }
+}
+
+fn remove_below(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_below(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory);
+}
+
+/// What runs in a container.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Server {
+    /// nginx with two workers, which live on.
+    Prefork,
+    /// A process for each request, which ends with it: busybox's httpd, started by a listener that never reads.
+    ProcessPerRequest,
+}
+
+impl Server {
+    /// The command that serves `directory`.
+    pub(crate) fn command(self, directory: &Path, port: u16) -> Vec<String> {
+        let directory = directory.display();
+        match self {
+            Self::Prefork => format!("nginx -e stderr -p {directory} -c {directory}/nginx.conf"),
+            Self::ProcessPerRequest => {
+                format!("busybox nc -ll -p {port} -e /bin/busybox httpd -i -h {directory}/www")
+            }
+        }
+        .split(' ')
+        .map(str::to_owned)
+        .collect()
+    }
+}
+
+/// Files to serve: `www/index.html`, and nginx's configuration.
+pub(crate) fn write_site(directory: &Path, port: u16) {
+    fs::create_dir_all(directory.join("www")).expect("a directory");
+    fs::write(directory.join("www/index.html"), "hello\n").expect("a page");
+    let prefix = directory.display();
+    let configuration = format!(
+        "daemon off; user root; worker_processes 2; pid {prefix}/pid;
+        events {{ worker_connections 64; }}
+        http {{
+            access_log off;
+            client_body_temp_path {prefix}/1; proxy_temp_path {prefix}/2; fastcgi_temp_path {prefix}/3;
+            uwsgi_temp_path {prefix}/4; scgi_temp_path {prefix}/5;
+            server {{ listen 127.0.0.1:{port}; root {prefix}/www; }}
+        }}"
+    );
+    fs::write(directory.join("nginx.conf"), configuration).expect("a configuration");
+}
+
+/// Asks for `path` on a connection of its own; the status code.
+pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = BufReader::new(stream);
+    let mut line = String::new();
+    answer.read_line(&mut line)?;
+    let code = line.split(' ').nth(1).map(str::to_owned);
+    answer.read_to_end(&mut Vec::new())?;
+    code.ok_or_else(|| io::Error::other(format!("not HTTP: {line:?}")))
+}
+
+/// What was asked for and answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Truth {
+    pub(crate) requests: u64,
+    pub(crate) codes: Codes,
+}
+
+impl Truth {
+    /// Asks `count` times, every third time for what is not there.
+    pub(crate) fn drive(&mut self, port: u16, count: usize) {
+        for number in 0..count {
+            let path = if number % 3 == 2 {
+                "/missing"
+            } else {
+                "/index.html"
+            };
+            let code =
+                get(port, path).unwrap_or_else(|error| panic!("request {number} to port {port}: {error}"));
+            self.requests += 1;
+            *self.codes.entry(code).or_default() += 1;
+        }
+    }
+}
+
+/// A running container. Killed and removed when dropped.
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) port: u16,
+    pub(crate) truth: Truth,
+    directory: TempDir,
+}
+
+impl Container {
+    /// Starts `server` in the cgroup `path`, in which `{id}` is the container's id, and waits until it listens.
+    pub(crate) fn start(path: &str, server: Server) -> Self {
+        let container = Self {
+            id: digits(64),
+            port: free_port(),
+            truth: Truth::default(),
+            directory: TempDir::new().expect("a temporary directory"),
+        };
+        let directory = container.directory.path();
+        write_site(directory, container.port);
+        let bundle = directory.join("bundle");
+        for shared in SHARED.iter().chain(&["/proc", "/dev"]) {
+            fs::create_dir_all(bundle.join(format!("rootfs{shared}"))).expect("a root");
+        }
+        let command = server.command(directory, container.port);
+        let config = config(&command, directory, &path.replace("{id}", &container.id));
+        fs::write(bundle.join("config.json"), config.to_string()).expect("a configuration");
+        container.runc(&[
+            "run",
+            "--detach",
+            "--bundle",
+            &bundle.display().to_string(),
+            &container.id,
+        ]);
+        // By connecting only: a request would have to be counted.
+        wait_for("a container's server", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, container.port)).ok()
+        });
+        container
+    }
+
+    /// Runs `server` on another port in the same container, as `kubectl exec` does.
+    pub(crate) fn exec(&self, server: Server) -> u16 {
+        let port = free_port();
+        let mut arguments = vec!["exec".to_owned(), "--detach".to_owned(), self.id.clone()];
+        let site = self.directory.path().join("exec");
+        write_site(&site, port);
+        arguments.extend(server.command(&site, port));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.runc(&arguments);
+        wait_for("a server in a container", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+        });
+        port
+    }
+
+    pub(crate) fn drive(&mut self, count: usize) {
+        self.truth.drive(self.port, count);
+    }
+
+    fn runc(&self, arguments: &[&str]) {
+        let log = self.directory.path().join("log");
+        let output = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
+        let status = Command::new("runc")
+            .arg("--root")
+            .arg(self.directory.path().join("state"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("one log for both streams"))
+            .stderr(output)
+            .status()
+            .expect("runc is installed (.ci/setup test)");
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        assert!(status.success(), "runc {arguments:?}: {status}\n{said}");
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = Command::new("runc")
+            .arg("--root")
+            .arg(self.directory.path().join("state"))
+            .args(["delete", "--force", &self.id])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// On the node's network, so that the test needs none. No `oomScoreAdj`: not every machine that runs tests may set it.
+fn config(command: &[String], directory: &Path, cgroup: &str) -> Value {
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc"}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}),
+        json!({"destination": directory, "type": "bind", "source": directory, "options": ["bind", "rw"]}),
+    ];
+    mounts.extend(SHARED.iter().map(
+        |shared| json!({"destination": shared, "type": "bind", "source": shared, "options": ["rbind", "ro"]}),
+    ));
+    let mut namespaces = vec![
+        json!({"type": "pid"}),
+        json!({"type": "mount"}),
+        json!({"type": "ipc"}),
+    ];
+    if is_unified() {
+        // As containerd and CRI-O do there.
+        namespaces.push(json!({"type": "cgroup"}));
+    }
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": {"uid": 0, "gid": 0}, "args": command, "cwd": "/",
+            "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+            "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
+        },
+        "root": {"path": "rootfs", "readonly": false},
+        "mounts": mounts,
+        "linux": {"cgroupsPath": cgroup, "namespaces": namespaces},
+    })
+}
