@@ -266,10 +266,13 @@ pub mod syscall {
     pub const VECTOR: u8 = 2;
     /// The second argument is a `struct msghdr`.
     pub const MESSAGE: u8 = 3;
-    /// The data is not in user memory, or not where it could be told from: `sendfile`, `sendmmsg`.
+    /// The data is not in user memory: `sendfile`.
     pub const PAGES: u8 = 4;
     /// As [`PAGES`]; the first argument is a descriptor that is read, the third one that is written: `splice`.
     pub const SPLICE: u8 = 5;
+    /// The second argument is an array of `struct mmsghdr`, and the result says how many of them went, not how many
+    /// bytes.
+    pub const MESSAGES: u8 = 6;
     /// Set if bytes are sent, clear if they are received.
     pub const SENT: u8 = 0x10;
     /// Set if the third argument has `MSG_*` flags.

@@ -5,7 +5,6 @@
 //! `TEST_HOOKS="fentry kprobe"` names others.
 
 #[allow(dead_code, reason = "some of it is for the other tests")]
-#[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
 
 use std::collections::BTreeSet;

@@ -16,11 +16,25 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-fn agent_daemonset() -> (Namespace, ServiceAccount, DaemonSet) {
+type AgentDaemonSet = (
+    Namespace,
+    ServiceAccount,
+    DaemonSet,
+    ClusterRole,
+    ClusterRoleBinding,
+);
+
+fn agent_daemonset() -> AgentDaemonSet {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployments/agent-daemonset.yaml");
     let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
-    let [namespace, account, daemon_set] = documents.try_into().unwrap();
-    (typed(&namespace), typed(&account), typed(&daemon_set))
+    let [namespace, account, role, binding, daemon_set] = documents.try_into().unwrap();
+    (
+        typed(&namespace),
+        typed(&account),
+        typed(&daemon_set),
+        typed(&role),
+        typed(&binding),
+    )
 }
 
 /// Reads `manifest` into its type. A field that the type does not know is lost on the way and so found missing.
@@ -37,7 +51,7 @@ fn typed<K: Resource + DeserializeOwned + Serialize>(manifest: &Value) -> K {
 
 #[test]
 fn the_agents_daemon_set_is_made_of_known_fields_and_hangs_together() {
-    let (namespace, account, daemon_set) = agent_daemonset();
+    let (namespace, account, daemon_set, role, binding) = agent_daemonset();
     assert_eq!(account.metadata.namespace, namespace.metadata.name);
     assert_eq!(daemon_set.metadata.namespace, namespace.metadata.name);
     let spec = daemon_set.spec.unwrap();
@@ -49,15 +63,18 @@ fn the_agents_daemon_set_is_made_of_known_fields_and_hangs_together() {
             .all(|(name, value)| labels.get(name) == Some(value)),
         "{selected:?} of {labels:?}"
     );
-    assert_eq!(
-        spec.template.spec.unwrap().service_account_name,
-        account.metadata.name
-    );
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(pod.service_account_name, account.metadata.name);
+    assert_eq!(pod.automount_service_account_token, Some(true));
+    assert_eq!(Some(binding.role_ref.name), role.metadata.name);
+    let [subject] = binding.subjects.unwrap().try_into().unwrap();
+    assert_eq!(Some(subject.name), account.metadata.name);
+    assert_eq!(subject.namespace, account.metadata.namespace);
 }
 
 #[test]
 fn scope_finds_the_agents_and_takes_them_for_nothing_else() {
-    let (_, _, daemon_set) = agent_daemonset();
+    let (_, _, daemon_set, ..) = agent_daemonset();
     let template = daemon_set.spec.unwrap().template;
     assert!(
         !template.metadata.unwrap().labels.unwrap().contains_key("app"),

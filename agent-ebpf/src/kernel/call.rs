@@ -163,6 +163,28 @@ pub fn transferred_unseen(
     }
 }
 
+/// A call has moved so many messages over `sock`, nobody knows of how many bytes; on TCP the sequence number tells.
+#[inline(always)]
+pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option<()> {
+    let connection = connections::find(sock, Socket::Any, direction, 0)?;
+    if connection.is_ignored(direction) {
+        return None;
+    }
+    match connections::position(sock, connection, direction) {
+        Some(position) => {
+            let count = connection.move_position(direction, position, 0);
+            unseen(direction, sock, connection, count);
+        }
+        None => found(advance_unseen(
+            connection,
+            direction,
+            u64::from(messages),
+            Loss::UnreadablePages,
+        )),
+    }
+    Some(())
+}
+
 /// The connection to take over a call's bytes, unless there is nothing to be found in them or they have been handled.
 #[inline(always)]
 fn begin(

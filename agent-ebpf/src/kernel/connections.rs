@@ -38,7 +38,7 @@ pub enum Socket {
     Any,
 }
 
-/// The connection of a socket over which `transferred` bytes have just gone, with the sequence numbers taken to
+/// The connection of a socket over which `transferred` bytes have just gone (0 if that is not known), with the sequence numbers taken to
 /// before these bytes if it is new. Nothing if the socket is of a kind that is not counted.
 #[inline(always)]
 pub fn find(
@@ -96,10 +96,11 @@ fn open(
         let from_start = before <= 1;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {
-            match direction {
-                Direction::Received => lose(Loss::ConnectionEvicted as u32),
-                // The first call that a hook sees sends: what came before was received where none sees it.
-                Direction::Sent => connection.begin_unread(),
+            // Nothing is known of what was received before, or of how much this call receives.
+            if direction == Direction::Sent || (socket == Socket::Any && transferred == 0) {
+                connection.begin_unread();
+            } else {
+                lose(Loss::ConnectionEvicted as u32);
             }
         }
         connection.set_positions(received, sent);

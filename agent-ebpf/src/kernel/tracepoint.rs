@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    call::{Data, Program, transferred},
+    call::{Data, Program, messages_unseen, transferred},
     connections::{self, Socket},
     fexit::{MSG_PEEK, MSG_TRUNC},
     memory::{field, kernel, user},
@@ -167,6 +167,9 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
         Direction::Sent => Program::TcpSend,
         Direction::Received => Program::TcpReceive,
     };
+    if description & syscall::KIND == syscall::MESSAGES {
+        return messages_unseen(direction, sock, result);
+    }
     transferred(ctx, program, Socket::Any, direction, sock, result, |_| {
         if flags & MSG_TRUNC != 0 {
             Data::Unreadable(Loss::UnreadablePages)

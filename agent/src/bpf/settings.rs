@@ -164,20 +164,20 @@ fn pid_namespace() -> io::Result<u32> {
 
 /// Describes the system calls that move bytes over sockets, by their number on this architecture.
 pub(super) fn syscalls() -> [u8; SYSCALLS_LEN] {
-    use syscall::{BUFFER, FLAGS_FOURTH, FLAGS_THIRD, MESSAGE, PAGES, SENT, SPLICE, VECTOR};
+    use syscall::{BUFFER, FLAGS_FOURTH, FLAGS_THIRD, MESSAGE, MESSAGES, PAGES, SENT, SPLICE, VECTOR};
     let calls = [
         (libc::SYS_read, BUFFER),
         (libc::SYS_recvfrom, BUFFER | FLAGS_FOURTH),
         (libc::SYS_readv, VECTOR),
         (libc::SYS_preadv2, VECTOR),
         (libc::SYS_recvmsg, MESSAGE | FLAGS_THIRD),
-        (libc::SYS_recvmmsg, PAGES | FLAGS_FOURTH),
+        (libc::SYS_recvmmsg, MESSAGES | FLAGS_FOURTH),
         (libc::SYS_write, BUFFER | SENT),
         (libc::SYS_sendto, BUFFER | SENT),
         (libc::SYS_writev, VECTOR | SENT),
         (libc::SYS_pwritev2, VECTOR | SENT),
         (libc::SYS_sendmsg, MESSAGE | SENT),
-        (libc::SYS_sendmmsg, PAGES | SENT),
+        (libc::SYS_sendmmsg, MESSAGES | SENT),
         (libc::SYS_sendfile, PAGES | SENT),
         (libc::SYS_splice, SPLICE),
     ];
