@@ -221,8 +221,6 @@ pub enum Setting {
     UnixReadFlags,
     /// Value: one of [`stand_ins`].
     StandIns,
-    /// Value: entries of [`maps::CONNECTIONS`].
-    MaxConnections,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.
     TcpEndsSeen,
     /// The same for unix sockets.

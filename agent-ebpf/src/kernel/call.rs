@@ -122,7 +122,7 @@ pub enum Data {
     Unreadable(Loss),
 }
 
-/// A call has moved `transferred` bytes over `sock`; if none, the program may still have one to go on with.
+/// A call has moved `transferred` bytes over `sock`.
 #[inline(always)]
 pub fn transferred(
     ctx: &impl EbpfContext,
@@ -134,9 +134,6 @@ pub fn transferred(
     data: impl FnOnce(&Connection) -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
-        if transferred == 0 {
-            return None;
-        }
         let connection = begin(program, socket, direction, sock, transferred)?;
         let data = data(connection);
         locate(bytes, direction, connection, data, transferred)
@@ -195,10 +192,6 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
-    // The others have asked. Before anything else, for the answer is also a note.
-    if socket == Socket::Any && !connection.has_positions() && handled::is_handled(program) {
-        return None;
-    }
     if connection.is_ignored(direction) {
         return None;
     }
@@ -211,7 +204,12 @@ fn begin(
             let gap = connection.move_position(direction, position, transferred);
             unseen(direction, sock, connection, gap);
         }
-        None => {}
+        None => {
+            // The others have asked.
+            if socket == Socket::Any && handled::is_handled(program) {
+                return None;
+            }
+        }
     }
     Some(connection)
 }
@@ -225,17 +223,14 @@ pub fn moved(
     direction: Direction,
     sock: u64,
     transferred: u32,
-    data: impl FnOnce() -> Data,
+    data: Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
-        if sock == 0 {
-            return None;
-        }
         let (connection, transferred) = catch_up(direction, sock, transferred)?;
         if transferred == 0 {
             return None;
         }
-        locate(bytes, direction, connection, data(), transferred)
+        locate(bytes, direction, connection, data, transferred)
     });
 }
 
@@ -324,15 +319,11 @@ impl Work {
         begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
     ) {
         let unfinished = self.unfinished;
-        let (sock, connection) = if unfinished == 0 {
-            (sock, begin(&mut self.bytes))
+        let connection = if unfinished == 0 {
+            begin(&mut self.bytes)
         } else {
             self.unfinished = 0;
-            let connection = connections::seen(unfinished);
-            if connection.is_none() {
-                lose(Loss::ConnectionEvicted as u32);
-            }
-            (unfinished, connection)
+            connections::seen(unfinished)
         };
         let Some(connection) = connection else { return };
         if unfinished == 0 {

@@ -9,11 +9,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap},
 };
 
-use super::{
-    memory::field,
-    process::{add_one, lose},
-    settings::setting,
-};
+use super::{memory::field, process::lose, settings::setting};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -22,18 +18,14 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
-/// Least recently used ones make room: those are idle, and an idle connection mostly stands between two messages, where
-/// starting afresh loses nothing. Where it does not, that is [`Loss::ConnectionEvicted`].
+/// Least recently used ones make room: those are idle, and an idle connection stands between two messages, where
+/// starting afresh loses nothing.
 #[map]
 static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(65536, 0);
 
 /// See [`agent_ebpf::abi::maps::FIRST_INODE`].
 #[map]
 static FIRST_INODE: Array<u32> = Array::with_max_entries(1, 0);
-
-/// Connections opened since the programs were attached.
-#[map]
-static OPENED: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What the hook knows about the socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,11 +96,11 @@ fn open(
         let from_start = before <= 1;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {
-            if is_evicting() {
-                lose(Loss::ConnectionEvicted as u32);
-            } else {
-                // What came before was received where no hook sees it, by `splice` for example.
+            // Nothing is known of what was received before, or of how much this call receives.
+            if direction == Direction::Sent || (socket == Socket::Any && transferred == 0) {
                 connection.begin_unread();
+            } else {
+                lose(Loss::ConnectionEvicted as u32);
             }
         }
         connection.set_positions(received, sent);
@@ -117,9 +109,6 @@ fn open(
         // There are no numbers to tell by.
         Connection::new(identity, is_made_after_attaching(identity))
     };
-    if let Some(opened) = OPENED.get_ptr_mut(0) {
-        add_one(opened);
-    }
     if CONNECTIONS.insert(&sock, &connection, 0).is_err() {
         lose(Loss::ConnectionsFull as u32);
         return None;
@@ -193,15 +182,6 @@ fn is_tcp(sock: u64) -> Option<bool> {
         AF_UNIX if field::<u16>(sock, Setting::SockType)? == SOCK_STREAM => Some(false),
         _ => None,
     }
-}
-
-/// True if a connection may have had to make room for another. The kernel keeps some free entries for each CPU, so not
-/// only when all are taken.
-#[inline(always)]
-fn is_evicting() -> bool {
-    OPENED
-        .get(0)
-        .is_some_and(|opened| *opened > u64::from(setting(Setting::MaxConnections) / 2))
 }
 
 /// True if no byte of a socket with this inode number can have gone before the programs were attached.

@@ -153,25 +153,7 @@ pub fn release_sock_receive(ctx: ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn release<const RECEIVES: bool>(ctx: &ProbeContext) {
-    let (program, direction) = if RECEIVES {
-        (Program::TcpReceive, Direction::Received)
-    } else {
-        (Program::TcpSend, Direction::Sent)
-    };
-    // Nothing is no reason to leave: the program may have a call to go on with.
-    let (sock, transferred, message, flags) = under_way::<RECEIVES>(ctx).unwrap_or((0, 0, 0, 0));
-    moved(ctx, program, direction, sock, transferred, || match message {
-        0 => Data::Unreadable(Loss::UnreadablePages),
-        message if RECEIVES => received(message, flags),
-        message => Data::Message(message),
-    });
-}
-
-/// The socket of this thread's call, if that is the one released; how many bytes went since the last look; the call's
-/// `struct msghdr` and flags.
-#[inline(always)]
-fn under_way<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<(u64, u32, u64, u32)> {
+fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
     // SAFETY: only this thread uses its entry.
     let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
     if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
@@ -181,7 +163,18 @@ fn under_way<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<(u64, u32, u64,
     let left = left(call.message);
     let transferred = call.left.wrapping_sub(left) as u32;
     call.left = left;
-    Some((call.sock, transferred, call.message, call.flags))
+    let data = match call.message {
+        0 => Data::Unreadable(Loss::UnreadablePages),
+        message if RECEIVES => received(message, call.flags),
+        message => Data::Message(message),
+    };
+    let (program, direction) = if RECEIVES {
+        (Program::TcpReceive, Direction::Received)
+    } else {
+        (Program::TcpSend, Direction::Sent)
+    };
+    moved(ctx, program, direction, call.sock, transferred, data);
+    Some(())
 }
 
 /// See [`super::fexit::unix_stream_sendmsg`]. It waits only where the receiver is slow.
@@ -252,6 +245,7 @@ pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
             Loss::UnreadablePages,
         );
     }
+    returned();
     0
 }
 
@@ -263,19 +257,30 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 
 #[inline(always)]
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
-    // Nothing too when the program goes on with a call: it has ended once.
-    let (sock, count, message) = ended(ctx).unwrap_or((0, 0, 0));
-    transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
-        Data::Message(message)
-    });
+    if let Some((sock, count, message)) = ended(ctx) {
+        transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
+            Data::Message(message)
+        });
+    }
+    // Not before: what takes several runs ends several times.
+    returned();
+}
+
+/// Notes that the thread's call has returned.
+#[inline(always)]
+fn returned() {
+    if let Some(call) = CALLS.get_ptr_mut(&bpf_get_current_pid_tgid()) {
+        // SAFETY: only this thread uses its entry.
+        unsafe { (*call).returns = 0 };
+    }
 }
 
 /// The socket, the count of bytes and the `struct msghdr` of a call that ends and has moved something.
 #[inline(always)]
 fn ended(ctx: &RetProbeContext) -> Option<(u64, u32, u64)> {
     // SAFETY: only this thread uses its entry.
-    let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
-    if core::mem::take(&mut call.returns) == 0 {
+    let call = unsafe { &*CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
+    if call.returns == 0 {
         return None;
     }
     let result: i32 = ctx.ret();

@@ -68,7 +68,7 @@ pub fn lose(cause: u32) {
 
 /// Adds one to a map value, atomically: several CPUs may be at it, or a program that interrupted another.
 #[inline(always)]
-pub fn add_one(value: *mut u64) {
+fn add_one(value: *mut u64) {
     // By hand, because `core` has no atomic addition for targets without compare-and-swap.
     // SAFETY: a map value of eight bytes, aligned, valid while the program runs.
     unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };

@@ -21,7 +21,7 @@ use super::{
     connections::{self, Socket},
     fexit::{MSG_PEEK, MSG_TRUNC},
     memory::{field, kernel, user},
-    registers::system_call,
+    registers::{SystemCall, system_call},
     settings,
 };
 
@@ -143,21 +143,7 @@ pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn exited(direction: Direction, ctx: &RawTracePointContext) {
-    let program = match direction {
-        Direction::Sent => Program::TcpSend,
-        Direction::Received => Program::TcpReceive,
-    };
-    // Nothing is no reason to leave: the program may have a call to go on with.
-    let (sock, count, argument, description) = moved_by(direction, ctx).unwrap_or((0, 0, 0, 0));
-    transferred(ctx, program, Socket::Any, direction, sock, count, |_| {
-        data(argument, description)
-    });
-}
-
-/// The socket, the count of bytes, the system call's second argument and its description.
-#[inline(always)]
-fn moved_by(direction: Direction, ctx: &RawTracePointContext) -> Option<(u64, u32, u64, u8)> {
+fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     let call = system_call(ctx.arg(0))?;
     let result = ctx.arg::<i64>(1) as u32;
     let description = settings::syscall(call.number);
@@ -177,16 +163,21 @@ fn moved_by(direction: Direction, ctx: &RawTracePointContext) -> Option<(u64, u3
         call.arguments[0]
     };
     let sock = descriptor_sock(descriptor as u32)?;
-    if description & syscall::KIND == syscall::MESSAGES {
-        messages_unseen(direction, sock, result);
-        return None;
-    }
-    let description = if flags & MSG_TRUNC == 0 {
-        description
-    } else {
-        syscall::PAGES
+    let program = match direction {
+        Direction::Sent => Program::TcpSend,
+        Direction::Received => Program::TcpReceive,
     };
-    Some((sock, result, call.arguments[1], description))
+    if description & syscall::KIND == syscall::MESSAGES {
+        return messages_unseen(direction, sock, result);
+    }
+    transferred(ctx, program, Socket::Any, direction, sock, result, |_| {
+        if flags & MSG_TRUNC != 0 {
+            Data::Unreadable(Loss::UnreadablePages)
+        } else {
+            data(&call, description)
+        }
+    });
+    Some(())
 }
 
 /// The bytes of the system call that the current task is in, if it goes in the direction of `direction`, which is
@@ -204,7 +195,7 @@ fn current_call_data(direction: u8, sock: u64, connection: &Connection) -> Data 
                     && (connection.is_server()
                         || descriptor_sock(call.arguments[0] as u32) == Some(sock)) =>
             {
-                data(call.arguments[1], description)
+                data(&call, description)
             }
             // In-kernel work on behalf of another call, such as io_uring_enter.
             _ => Data::Unreadable(Loss::UnreadablePages),
@@ -214,7 +205,8 @@ fn current_call_data(direction: u8, sock: u64, connection: &Connection) -> Data 
 }
 
 #[inline(always)]
-fn data(argument: u64, description: u8) -> Data {
+fn data(call: &SystemCall, description: u8) -> Data {
+    let argument = call.arguments[1];
     match description & syscall::KIND {
         syscall::BUFFER => Data::Buffer(argument),
         syscall::VECTOR => Data::Vector(argument),

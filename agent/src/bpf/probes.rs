@@ -436,7 +436,6 @@ impl Kernel {
         let mut settings = self.settings;
         let stand_ins = self.stand_ins(hook);
         settings[Setting::StandIns as usize] = stand_ins;
-        settings[Setting::MaxConnections as usize] = self.sizes.connections;
         let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.

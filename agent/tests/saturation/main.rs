@@ -262,12 +262,13 @@ fn more_connections_than_are_remembered() {
         let (requests, codes) = totals.of(&nginx.workers());
         let losses = totals.loss_counts();
         let evicted = losses["connection_evicted"];
-        // Once for each connection that went on, also where nothing was missing.
+        // Once for each side of each connection that went on, also where nothing was missing: the client's may have had
+        // to make room too.
         assert!(
             codes == logged
                 && requests <= sent
                 && requests + evicted >= sent
-                && evicted <= (IDLE + INSIDE) as u64
+                && evicted <= 2 * (IDLE + INSIDE) as u64
                 && losses.values().sum::<u64>() == evicted,
             "{hook}: {requests} of {sent} requests, {codes:?} of {logged:?}, losses {losses:?}"
         );
