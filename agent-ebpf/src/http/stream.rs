@@ -7,7 +7,7 @@
 use super::{
     connection::{Connection, Method, Role},
     event::Event,
-    window::Window,
+    window::{Bytes, Window},
 };
 
 /// Which way bytes go, as the process that makes the call sees it.
@@ -151,6 +151,9 @@ static NAMES: [Name; 2] = [
         len: 18,
     },
 ];
+
+/// What a header line that matters begins with: the names above, or the end of the head.
+const INTERESTING: Bytes = Bytes::with(b"ct\r\n");
 
 /// Bit 5 of every byte: the difference between upper and lower case.
 const CASE: u64 = 0x2020_2020_2020_2020;
@@ -358,14 +361,25 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
         } else {
             stage::LINE_REST
         };
+    } else if stream.stage() == stage::START && (DIRECTION == SENT || is_token(byte)) {
+        stream.enter(if DIRECTION == SENT {
+            stage::STATUS
+        } else {
+            stage::METHOD
+        });
     }
     match stream.stage() {
-        stage::START => start::<DIRECTION>(connection, window, byte),
-        stage::METHOD if DIRECTION == RECEIVED => method(connection, window, byte),
+        stage::START if DIRECTION == RECEIVED => empty_line(connection, window, byte),
+        stage::METHOD if DIRECTION == RECEIVED => method(connection, window, ahead),
         stage::PROXY_V2 if DIRECTION == RECEIVED => proxy_v2(connection, window, byte),
         stage::STATUS if DIRECTION == SENT => status(connection, window, ahead),
         stage::TARGET | stage::LINE_REST | stage::CHUNK_EXTENSION => {
-            let found = window.find_line_feed();
+            let before = if stream.stage() == stage::LINE_REST {
+                INTERESTING
+            } else {
+                Bytes::ALL
+            };
+            let found = window.find_line_feed(before);
             if DIRECTION == RECEIVED && stream.stage() == stage::TARGET {
                 return target(connection, window, found);
             }
@@ -440,21 +454,16 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
     }
 }
 
+/// What comes before a request instead of a method: an empty line, or a PROXY protocol header.
 #[inline(always)]
-fn start<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+fn empty_line(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
     let is_new = connection.is_new();
-    let stream = connection.stream::<DIRECTION>();
-    if DIRECTION == SENT {
-        stream.enter(stage::STATUS);
-        return Event::NONE;
-    }
+    let stream = &mut connection.received;
     if byte == b'\r' || byte == b'\n' {
         if stream.progress < 8 {
             stream.progress += 1;
         }
         window.advance(1);
-    } else if is_token(byte) {
-        stream.enter(stage::METHOD);
     } else if byte == 0 && stream.progress == 4 && is_new {
         // The signature's first four bytes look like two empty lines.
         stream.stage = stage::PROXY_V2;
@@ -465,8 +474,16 @@ fn start<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window
 }
 
 #[inline(always)]
-fn method(connection: &mut Connection, window: &mut Window, byte: u8) -> Event {
+fn method(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event {
+    // Most requests, in one step.
+    const GET: u64 = word(*b"GET \0\0\0\0");
+    let byte = ahead as u8;
     let stream = &mut connection.received;
+    if stream.progress == 0 && ahead & 0xffff_ffff == GET && window.left() >= 4 {
+        stream.enter(stage::TARGET);
+        window.advance(4);
+        return Event::NONE;
+    }
     if is_token(byte) && stream.progress < METHOD_MAX {
         stream.a = (stream.a << 8) | u64::from(byte);
         stream.progress += 1;
@@ -554,6 +571,14 @@ fn proxy_v2(connection: &mut Connection, window: &mut Window, byte: u8) -> Event
     Event::NONE
 }
 
+/// True if the lowest three bytes are digits.
+#[inline(always)]
+const fn are_three_digits(bytes: u64) -> bool {
+    let bytes = bytes & 0xff_ffff;
+    // Bit 7 of a byte is set in the sum above `9`, and in the difference below `0`, where the lowest such byte is exact.
+    ((bytes + 0x46_4646) | bytes.wrapping_sub(0x30_3030) | bytes) & 0x80_8080 == 0
+}
+
 /// A status line up to its code: `HTTP/1.1 200`, then a space or the end of the line (RFC 9112 section 4; the space
 /// is missing in practice where there is no reason phrase).
 #[inline(always)]
@@ -562,13 +587,19 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
     let byte = ahead as u8;
     let stream = &mut connection.sent;
     let at = stream.progress;
-    if at == 0 && window.left() >= 8 {
-        if ahead & (u64::MAX >> 8) == VERSION && ((ahead >> 56) as u8).is_ascii_digit() {
-            stream.progress = 8;
-            window.advance(8);
-            return Event::NONE;
+    if at == 0 && window.left() >= 12 {
+        let code = window.peek_next() >> 8;
+        if ahead & (u64::MAX >> 8) != VERSION
+            || !((ahead >> 56) as u8).is_ascii_digit()
+            || window.peek_next() as u8 != b' '
+            || !are_three_digits(code)
+        {
+            return Event::MISMATCH;
         }
-        return Event::MISMATCH;
+        stream.a = (code & 15) * 100 + (code >> 8 & 15) * 10 + (code >> 16 & 15);
+        stream.progress = 12;
+        window.advance(12);
+        return Event::NONE;
     }
     let fits = match at {
         0..=6 => (VERSION >> (at * 8)) as u8 == byte,

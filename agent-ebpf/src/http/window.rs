@@ -66,6 +66,11 @@ impl Window {
     pub fn filled(&mut self, len: u32) {
         self.len = len;
         self.position = 0;
+        // Every search ends here at the latest, and what lies behind, left from an earlier window, is never found.
+        let end = LOOKBACK + len as usize;
+        let shift = (end as u32 & 7) * 8;
+        let word = self.word(end / 8) & !(0xff << shift);
+        self.words[(end / 8) & (WORDS - 1)] = (word | (u64::from(b'\n') << shift)).to_le();
     }
 
     /// Moves `count` bytes ahead; no more than are [`left`](Self::left).
@@ -90,10 +95,22 @@ impl Window {
         u64::from_le(self.words[index & (WORDS - 1)])
     }
 
+    /// The byte with that index.
+    #[inline(always)]
+    fn byte(&self, index: usize) -> u8 {
+        (self.word(index / 8) >> ((index as u32 & 7) * 8)) as u8
+    }
+
     /// The next eight bytes, first byte lowest. Where fewer are left, those past the end are anything.
     #[inline(always)]
     pub(super) fn peek(&self) -> u64 {
         self.word_at(LOOKBACK + self.position as usize)
+    }
+
+    /// The eight bytes after those of [`Self::peek`].
+    #[inline(always)]
+    pub(super) fn peek_next(&self) -> u64 {
+        self.word_at(LOOKBACK + self.position as usize + 8)
     }
 
     /// The sixteen bytes before the next one, as two words, the later ones second.
@@ -110,40 +127,67 @@ impl Window {
         self.words[1] = lookback.1.to_le();
     }
 
-    /// Moves to the next line feed, looking at no more than `WORDS_PER_SEARCH` words; true if it is the next byte
-    /// now.
+    /// Moves to the next line feed that a byte of `before` follows, or to the end of the window, if that is not far:
+    /// looks at no more than `WORDS_PER_SEARCH` words. True if a line feed is the next byte now.
     #[inline(always)]
-    #[expect(
-        clippy::explicit_counter_loop,
-        reason = "the verifier has to see how often the loop runs at most"
-    )]
-    pub(super) fn find_line_feed(&mut self) -> bool {
-        const WORDS_PER_SEARCH: usize = 8;
+    pub(super) fn find_line_feed(&mut self, before: Bytes) -> bool {
+        const WORDS_PER_SEARCH: usize = 16;
         let start = LOOKBACK + self.position as usize;
         let mut index = start / 8;
-        // The first word may begin before the position: what was scanned already must not be found again. It is made
-        // unlike a line feed before the search, because only the lowest mark is exact.
+        // What has been looked at of the first word is made unlike a line feed before the search, because only the lowest
+        // mark is exact.
         let mut scanned = !(u64::MAX << ((start as u32 & 7) * 8));
-        let mut at = index * 8 + WORDS_PER_SEARCH * 8;
+        let mut at = start;
         for _ in 0..WORDS_PER_SEARCH {
             let found = bytes_equal_to(b'\n', self.word(index) | scanned);
-            if found != 0 {
-                at = index * 8 + lowest_byte(found) as usize;
+            if found == 0 {
+                index += 1;
+                scanned = 0;
+                at = index * 8;
+                continue;
+            }
+            at = index * 8 + lowest_byte(found) as usize;
+            if before.may_contain(self.byte(at + 1)) {
                 break;
             }
-            scanned = 0;
-            index += 1;
+            at += 1;
+            index = at / 8;
+            scanned = !(u64::MAX << ((at as u32 & 7) * 8));
         }
         self.position = (at - LOOKBACK) as u32;
         // Read anew, and the byte asked anew: the verifier would follow every way out of the loop on its own.
         // SAFETY: references are valid and aligned.
         let position = unsafe { (&raw const self.position).read_volatile() };
-        // What lies behind the end is left from an earlier window.
         if position >= self.len {
             self.position = self.len;
             return false;
         }
         self.peek() as u8 == b'\n'
+    }
+}
+
+/// A set of bytes, told apart by their lowest five bits only.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes(u32);
+
+impl Bytes {
+    /// All of them.
+    pub(super) const ALL: Self = Self(u32::MAX);
+
+    /// A set with `bytes` and those that have the same lowest five bits, such as the other case of a letter.
+    pub(super) const fn with(bytes: &[u8]) -> Self {
+        let mut set = 0;
+        let mut index = 0;
+        while index < bytes.len() {
+            set |= 1 << (bytes[index] & 31);
+            index += 1;
+        }
+        Self(set)
+    }
+
+    #[inline(always)]
+    const fn may_contain(self, byte: u8) -> bool {
+        (self.0 >> (byte & 31)) & 1 == 1
     }
 }
 
