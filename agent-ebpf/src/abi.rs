@@ -225,8 +225,6 @@ pub enum Setting {
     TcpEndsSeen,
     /// The same for unix sockets.
     UnixEndsSeen,
-    /// Value: 1 if what a TCP socket's sequence number says at its end is to be believed.
-    TcpEndTells,
     /// Value: as long as no more connections than this are remembered, none has to make room for another.
     ConnectionsKept,
 }

@@ -180,9 +180,6 @@ pub fn is_shut_down(sock: u64, direction: Direction) -> bool {
 #[inline(always)]
 pub fn close_tcp(sock: u64) {
     // Its descriptor is gone, and with it the inode: the address has to do.
-    if setting(Setting::TcpEndTells) == 0 {
-        return close(sock);
-    }
     if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock) {
         // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
         let connection = unsafe { &mut *connection };

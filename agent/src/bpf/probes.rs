@@ -441,8 +441,6 @@ impl Kernel {
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
         settings[Setting::UnixEndsSeen as usize] = u32::from(hook == Hook::Fentry && !self.is_preemptible);
-        // With kprobes it now and then tells of bytes that were seen: not understood yet.
-        settings[Setting::TcpEndTells as usize] = u32::from(hook != Hook::Kprobe);
         settings[Setting::ConnectionsKept as usize] =
             kept_connections(self.sizes.connections, possible_cpus());
         let mut loader = EbpfLoader::new();
