@@ -192,7 +192,7 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
-    // Asked in every case, the answer is also a note; and by the others before.
+    // Asked in every case: the answer is also a note. Hooks that know what socket it is have asked before.
     if socket == Socket::Any && !connection.has_positions() && handled::is_handled(program) {
         return None;
     }
