@@ -536,7 +536,7 @@ impl Kernel {
 }
 
 /// Entries that an LRU map of this size keeps for certain: the kernel deals free ones out to CPUs in batches of at most 128
-/// (`LOCAL_FREE_TARGET`, kernel/bpf/bpf_lru_list.c) and begins to evict when there is not one batch left. At most half,
+/// (`LOCAL_FREE_TARGET`, `kernel/bpf/bpf_lru_list.c`) and begins to evict when there is not one batch left. At most half,
 /// which is far from all.
 fn kept_connections(size: u32, cpus: u32) -> u32 {
     const BATCH: u32 = 128;
