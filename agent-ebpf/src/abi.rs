@@ -225,13 +225,13 @@ pub enum Setting {
     TcpEndsSeen,
     /// The same for unix sockets.
     UnixEndsSeen,
-    /// Value: 1 if what a TCP socket's sequence number says at its end is to be believed.
-    TcpEndTells,
+    /// Value: as long as no more connections than this are remembered, none has to make room for another.
+    ConnectionsKept,
 }
 
 impl Setting {
     /// How many there are.
-    pub const COUNT: usize = Self::TcpEndTells as usize + 1;
+    pub const COUNT: usize = Self::ConnectionsKept as usize + 1;
     /// Value of a setting that this kernel does not have.
     pub const NONE: u32 = u32::MAX;
 }

@@ -186,8 +186,9 @@ fn head_lines<'a>(rest: &mut &'a [u8]) -> Result<Vec<&'a [u8]>, Stop> {
         if line.is_empty() {
             return Ok(lines);
         }
-        // Servers refuse these; the engine takes some for what they look like.
-        if line.iter().any(|it| it.is_ascii_control() && *it != b'\t') {
+        // Servers refuse these; the engine forgives some in values.
+        let mut value = line.iter().skip_while(|it| **it != b':');
+        if value.any(|it| it.is_ascii_control() && *it != b'\t') {
             return Err(Stop::Odd);
         }
         lines.push(line);

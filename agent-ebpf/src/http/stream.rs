@@ -130,33 +130,49 @@ const fn word(text: [u8; 8]) -> u64 {
 struct Name {
     words: [u64; 4],
     masks: [u64; 4],
+    /// What makes letters lower case, and leaves alone what else is in the name.
+    cases: [u64; 4],
     len: u64,
+}
+
+impl Name {
+    /// A name in words, filled up with zeros.
+    const fn new(text: [[u8; 8]; 3], len: u64) -> Self {
+        /// The difference between upper and lower case.
+        const CASE: u8 = 0x20;
+        let mut name = Self {
+            words: [0; 4],
+            masks: [0; 4],
+            cases: [0; 4],
+            len,
+        };
+        let mut index = 0;
+        while index < text.len() {
+            let (mut mask, mut case) = ([0; 8], [0; 8]);
+            let mut at = 0;
+            while at < 8 {
+                let byte = text[index][at];
+                mask[at] = if byte == 0 { 0 } else { u8::MAX };
+                case[at] = if byte.is_ascii_lowercase() { CASE } else { 0 };
+                at += 1;
+            }
+            name.words[index] = word(text[index]);
+            name.masks[index] = word(mask);
+            name.cases[index] = word(case);
+            index += 1;
+        }
+        name
+    }
 }
 
 /// The names that are looked for, in the order of [`stage::LENGTH_NAME`] and [`stage::ENCODING_NAME`].
 static NAMES: [Name; 2] = [
-    Name {
-        words: [word(*b"content-"), word(*b"length:\0"), 0, 0],
-        masks: [u64::MAX, u64::MAX >> 8, 0, 0],
-        len: 15,
-    },
-    Name {
-        words: [
-            word(*b"transfer"),
-            word(*b"-encodin"),
-            word(*b"g:\0\0\0\0\0\0"),
-            0,
-        ],
-        masks: [u64::MAX, u64::MAX, 0xffff, 0],
-        len: 18,
-    },
+    Name::new([*b"content-", *b"length:\0", [0; 8]], 15),
+    Name::new([*b"transfer", *b"-encodin", *b"g:\0\0\0\0\0\0"], 18),
 ];
 
 /// What a header line that matters begins with: the names above, or the end of the head.
 const INTERESTING: Bytes = Bytes::with(b"ct\r\n");
-
-/// Bit 5 of every byte: the difference between upper and lower case.
-const CASE: u64 = 0x2020_2020_2020_2020;
 
 /// RFC 9110 section 5.6.2: the characters of a token, as one bit per ASCII code.
 const fn is_token(byte: u8) -> bool {
@@ -228,12 +244,13 @@ impl Stream {
         let name = &NAMES[name & 1];
         let progress = self.progress;
         let index = (progress >> 3) as usize & 3;
-        let difference = ((ahead | CASE) ^ name.words[index]) & name.masks[index];
+        let difference = ((ahead | name.cases[index]) ^ name.words[index]) & name.masks[index];
         let left = (name.len as u16).wrapping_sub(progress);
         let (matches, taken) = if progress.is_multiple_of(8) && window.left() >= 8 {
             (difference == 0, if left < 8 { left } else { 8 })
         } else {
-            let difference = (ahead | CASE) ^ (name.words[index] >> ((progress & 7) * 8));
+            let shift = (progress & 7) * 8;
+            let difference = (ahead | (name.cases[index] >> shift)) ^ (name.words[index] >> shift);
             (difference as u8 == 0, 1)
         };
         if !matches {

@@ -192,26 +192,43 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
+    // Asked in every case: the answer is also a note. Hooks that know what socket it is have asked before.
+    if socket == Socket::Any && !connection.has_positions() && handled::is_handled(program) {
+        return None;
+    }
     if connection.is_ignored(direction) {
         return None;
     }
-    match connections::position(sock, connection, direction) {
-        Some(position) => {
-            // Less than the call moved: it was handled, by the program that this one stands in for.
-            if connection.ahead(direction, position) < transferred {
-                return None;
-            }
-            let gap = connection.move_position(direction, position, transferred);
-            unseen(direction, sock, connection, gap);
+    if let Some(position) = connections::position(sock, connection, direction) {
+        // Less than the call moved: it was handled, by the program that this one stands in for.
+        if connection.ahead(direction, position) < transferred {
+            return None;
         }
-        None => {
-            // The others have asked.
-            if socket == Socket::Any && handled::is_handled(program) {
-                return None;
-            }
-        }
+        let gap = connection.move_position(direction, position, transferred);
+        unseen(direction, sock, connection, gap);
     }
     Some(connection)
+}
+
+/// The socket of a call that the program has to go on with in this run; 0 if there is none. To be asked before anything
+/// that may turn out otherwise than in the run before.
+#[inline(always)]
+pub fn unfinished(program: Program) -> u64 {
+    // SAFETY: this CPU's and this program's own; see `Work`.
+    WORK.get_ptr_mut(program as u32)
+        .map_or(0, |work| unsafe { (*work).unfinished })
+}
+
+/// The program cannot find its call. If it has one to go on with, the next one must not be taken for it.
+#[inline(always)]
+pub fn abandon(program: Program, direction: Direction) {
+    if let Some(work) = WORK.get_ptr_mut(program as u32) {
+        // SAFETY: this CPU's and this program's own; see `Work`.
+        let work = unsafe { &mut *work };
+        if work.unfinished != 0 {
+            work.give_up(direction);
+        }
+    }
 }
 
 /// A call on a TCP socket has moved bytes, as many as its sequence number is ahead of where it was last seen. Of these
@@ -323,7 +340,11 @@ impl Work {
             begin(&mut self.bytes)
         } else {
             self.unfinished = 0;
-            connections::seen(unfinished)
+            let connection = connections::seen(unfinished);
+            if connection.is_none() {
+                lose(Loss::ConnectionEvicted as u32);
+            }
+            connection
         };
         let Some(connection) = connection else { return };
         if unfinished == 0 {

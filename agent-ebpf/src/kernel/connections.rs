@@ -5,11 +5,16 @@ use agent_ebpf::{
     http::{Connection, Direction, advance_unseen},
 };
 use aya_ebpf::{
+    bindings::BPF_NOEXIST,
     macros::map,
     maps::{Array, LruHashMap},
 };
 
-use super::{memory::field, process::lose, settings::setting};
+use super::{
+    memory::field,
+    process::{add, lose},
+    settings::setting,
+};
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -18,10 +23,15 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
-/// Least recently used ones make room: those are idle, and an idle connection stands between two messages, where
-/// starting afresh loses nothing.
+/// Least recently used ones make room: those are idle, and an idle connection mostly stands between two messages, where
+/// starting afresh loses nothing. Where it does not, that is [`Loss::ConnectionEvicted`].
 #[map]
 static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(65536, 0);
+
+/// How many connections are in [`CONNECTIONS`]. Once that is more than [`Setting::ConnectionsKept`] it only grows: some
+/// may have made room since.
+#[map]
+static REMEMBERED: Array<u64> = Array::with_max_entries(1, 0);
 
 /// See [`agent_ebpf::abi::maps::FIRST_INODE`].
 #[map]
@@ -96,8 +106,11 @@ fn open(
         let from_start = before <= 1;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {
-            // Nothing is known of what was received before, or of how much this call receives.
-            if direction == Direction::Sent || (socket == Socket::Any && transferred == 0) {
+            // Nothing is known of what was received before, or of how much this call receives. If it was seen, the
+            // requests in it have been counted.
+            if are_all_remembered()
+                && (direction == Direction::Sent || (socket == Socket::Any && transferred == 0))
+            {
                 connection.begin_unread();
             } else {
                 lose(Loss::ConnectionEvicted as u32);
@@ -107,13 +120,36 @@ fn open(
         connection
     } else {
         // There are no numbers to tell by.
-        Connection::new(identity, is_made_after_attaching(identity))
+        Connection::new(
+            identity,
+            is_made_after_attaching(identity) && are_all_remembered(),
+        )
     };
-    if CONNECTIONS.insert(&sock, &connection, 0).is_err() {
+    remember(sock, &connection)?;
+    seen(sock)
+}
+
+#[inline(always)]
+fn remember(sock: u64, connection: &Connection) -> Option<()> {
+    if CONNECTIONS
+        .insert(&sock, connection, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        add(REMEMBERED.get_ptr_mut(0)?, 1);
+    } else if CONNECTIONS.insert(&sock, connection, 0).is_err() {
+        // In the second place there is that of another socket, whose end was not seen.
         lose(Loss::ConnectionsFull as u32);
         return None;
     }
-    seen(sock)
+    Some(())
+}
+
+/// True if no connection can have made room for another until now.
+#[inline(always)]
+fn are_all_remembered() -> bool {
+    REMEMBERED
+        .get(0)
+        .is_some_and(|count| *count <= u64::from(setting(Setting::ConnectionsKept)))
 }
 
 /// The TCP sequence number after the last byte that went in `direction`, if the socket has one.
@@ -144,9 +180,6 @@ pub fn is_shut_down(sock: u64, direction: Direction) -> bool {
 #[inline(always)]
 pub fn close_tcp(sock: u64) {
     // Its descriptor is gone, and with it the inode: the address has to do.
-    if setting(Setting::TcpEndTells) == 0 {
-        return close(sock);
-    }
     if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock) {
         // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
         let connection = unsafe { &mut *connection };
@@ -169,7 +202,12 @@ pub fn close_tcp(sock: u64) {
 #[inline(always)]
 pub fn close(sock: u64) {
     // Most sockets that go were never looked at.
-    let _ = CONNECTIONS.remove(&sock);
+    if CONNECTIONS.remove(&sock).is_ok()
+        && are_all_remembered()
+        && let Some(count) = REMEMBERED.get_ptr_mut(0)
+    {
+        add(count, -1);
+    }
 }
 
 /// True for TCP, false for other streams that may carry HTTP, nothing for the rest.

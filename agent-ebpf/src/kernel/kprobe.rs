@@ -18,7 +18,7 @@ use aya_ebpf::{
 use core::hint::black_box;
 
 use super::{
-    call::{Data, Program, catch_up, moved, transferred, transferred_unseen},
+    call::{Data, Program, abandon, catch_up, moved, transferred, transferred_unseen},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
     memory::field,
@@ -154,24 +154,33 @@ pub fn release_sock_receive(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
-    // SAFETY: only this thread uses its entry.
-    let call = unsafe { &mut *CALLS.get_ptr_mut(&bpf_get_current_pid_tgid())? };
-    if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
-        return None;
-    }
-    // The iterator has moved over the call's bytes. After the call it is not there any more, and says anything.
-    let left = left(call.message);
-    let transferred = call.left.wrapping_sub(left) as u32;
-    call.left = left;
-    let data = match call.message {
-        0 => Data::Unreadable(Loss::UnreadablePages),
-        message if RECEIVES => received(message, call.flags),
-        message => Data::Message(message),
-    };
     let (program, direction) = if RECEIVES {
         (Program::TcpReceive, Direction::Received)
     } else {
         (Program::TcpSend, Direction::Sent)
+    };
+    let Some(call) = CALLS.get_ptr_mut(&bpf_get_current_pid_tgid()) else {
+        abandon(program, direction);
+        return None;
+    };
+    // SAFETY: only this thread uses its entry.
+    let call = unsafe { &mut *call };
+    if call.sock != ctx.arg(0)? || (call.receives == 1) != RECEIVES || call.flags & MSG_PEEK != 0 {
+        return None;
+    }
+    // The iterator has moved over the call's bytes.
+    let left = left(call.message);
+    let mut transferred = call.left.wrapping_sub(left) as u32;
+    call.left = left;
+    // Nothing is sent on a socket that is shut down: it is being closed, and the call that is noted is over. In the place
+    // of its message may be anything, such as an interrupt's -1, by which one byte has gone; and one has: the FIN.
+    if !RECEIVES && connections::is_shut_down(call.sock, direction) {
+        transferred = 0;
+    }
+    let data = match call.message {
+        0 => Data::Unreadable(Loss::UnreadablePages),
+        message if RECEIVES => received(message, call.flags),
+        message => Data::Message(message),
     };
     moved(ctx, program, direction, call.sock, transferred, data);
     Some(())
@@ -257,10 +266,13 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 
 #[inline(always)]
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
-    if let Some((sock, count, message)) = ended(ctx) {
-        transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
-            Data::Message(message)
-        });
+    match ended(ctx) {
+        Some((sock, count, message)) => {
+            transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
+                Data::Message(message)
+            });
+        }
+        None => abandon(program, direction),
     }
     // Not before: what takes several runs ends several times.
     returned();

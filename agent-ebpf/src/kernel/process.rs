@@ -54,7 +54,7 @@ fn increment(key: &CounterKey) -> bool {
     let Some(counter) = COUNTERS.get_ptr_mut(key) else {
         return false;
     };
-    add_one(counter);
+    add(counter, 1);
     true
 }
 
@@ -62,16 +62,16 @@ fn increment(key: &CounterKey) -> bool {
 #[inline(always)]
 pub fn lose(cause: u32) {
     if let Some(losses) = LOSSES.get_ptr_mut(cause) {
-        add_one(losses);
+        add(losses, 1);
     }
 }
 
-/// Adds one to a map value, atomically: several CPUs may be at it, or a program that interrupted another.
+/// Adds to a map value, atomically: several CPUs may be at it, or a program that interrupted another.
 #[inline(always)]
-fn add_one(value: *mut u64) {
+pub fn add(value: *mut u64, what: i64) {
     // By hand, because `core` has no atomic addition for targets without compare-and-swap.
     // SAFETY: a map value of eight bytes, aligned, valid while the program runs.
-    unsafe { asm!("lock *(u64 *)({value} + 0) += {one}", value = in(reg) value, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({value} + 0) += {what}", value = in(reg) value, what = in(reg) what) };
 }
 
 /// The process id in the agent's PID namespace, or nothing if the process is not in it.

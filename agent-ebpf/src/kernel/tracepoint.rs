@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    call::{Data, Program, messages_unseen, transferred},
+    call::{Data, Program, messages_unseen, transferred, unfinished},
     connections::{self, Socket},
     fexit::{MSG_PEEK, MSG_TRUNC},
     memory::{field, kernel, user},
@@ -162,10 +162,13 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     } else {
         call.arguments[0]
     };
-    let sock = descriptor_sock(descriptor as u32)?;
     let program = match direction {
         Direction::Sent => Program::TcpSend,
         Direction::Received => Program::TcpReceive,
+    };
+    let sock = match unfinished(program) {
+        0 => descriptor_sock(descriptor as u32)?,
+        sock => sock,
     };
     if description & syscall::KIND == syscall::MESSAGES {
         return messages_unseen(direction, sock, result);

@@ -7,6 +7,7 @@ use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, MapError, ProgramArray},
     programs::{Program, ProgramError},
+    util::nr_cpus,
 };
 use thiserror::Error;
 
@@ -440,8 +441,8 @@ impl Kernel {
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
         settings[Setting::UnixEndsSeen as usize] = u32::from(hook == Hook::Fentry && !self.is_preemptible);
-        // With kprobes it now and then tells of bytes that were seen: not understood yet.
-        settings[Setting::TcpEndTells as usize] = u32::from(hook != Hook::Kprobe);
+        settings[Setting::ConnectionsKept as usize] =
+            kept_connections(self.sizes.connections, possible_cpus());
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -532,6 +533,23 @@ impl Kernel {
             })
             .collect()
     }
+}
+
+/// Entries that an LRU map of this size keeps for certain: the kernel deals free ones out to CPUs in batches of at most 128
+/// (`LOCAL_FREE_TARGET`, `kernel/bpf/bpf_lru_list.c`) and begins to evict when there is not one batch left. At most half,
+/// which is far from all.
+fn kept_connections(size: u32, cpus: u32) -> u32 {
+    const BATCH: u32 = 128;
+    let dealt_out = BATCH.saturating_mul(cpus.saturating_add(1));
+    size.saturating_sub(dealt_out).min(size / 2)
+}
+
+/// CPUs that the kernel may ever have, which is what per-CPU data is made for; as many as can be if it does not tell.
+fn possible_cpus() -> u32 {
+    nr_cpus()
+        .ok()
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(u32::MAX)
 }
 
 /// A program and the kernel function or tracepoint it is attached to; none if another program calls it.
@@ -696,6 +714,15 @@ mod tests {
         assert_eq!(last_words("no such thing"), "no such thing");
         let log = "refused: log:\n0: R1=ctx()\n\nR2 !read_ok\nverification time 3 usec\nstack depth 0\nprocessed 1 insns\n";
         assert_eq!(last_words(log), "refused: log: … R2 !read_ok");
+    }
+
+    #[test]
+    fn a_map_keeps_half_of_its_entries_where_the_cpus_leave_that_many() {
+        assert_eq!(kept_connections(65_536, 2), 32_768);
+        assert_eq!(kept_connections(1024, 2), 512);
+        assert_eq!(kept_connections(1024, 5), 256);
+        assert_eq!(kept_connections(1024, 64), 0);
+        assert_eq!(kept_connections(65_536, u32::MAX), 0);
     }
 
     #[test]

@@ -7,13 +7,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::hint::spin_loop;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -282,6 +284,80 @@ fn more_connections_than_are_remembered() {
         nginx.stop();
         agent.stop();
     });
+}
+
+/// Connections that had to make room between a request and its answer, or inside an answer: the request has been counted
+/// and is not counted again, and the next ones are.
+#[test]
+fn answers_on_connections_that_were_forgotten() {
+    const WAITING: usize = 50;
+    const OTHERS: usize = 2000;
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
+    alone(|hook| {
+        raise_limit();
+        let agent = Agent::start_with(hook, &["--max-connections", "1024"]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let pair = || {
+            let client = TcpStream::connect(address).expect("we listen");
+            (client, listener.accept().expect("a client").0)
+        };
+        let mut waiting: Vec<_> = (0..WAITING).map(|_| pair()).collect();
+        let mut inside: Vec<_> = (0..WAITING)
+            .map(|_| UnixStream::pair().expect("two sockets"))
+            .collect();
+        for (client, server) in &mut waiting {
+            request(client, server);
+        }
+        for (client, server) in &mut inside {
+            request(client, server);
+            server.write_all(&ANSWER[..ANSWER.len() - 6]).expect("a client");
+        }
+        let mut others: Vec<_> = (0..OTHERS).map(|_| pair()).collect();
+        for (client, server) in &mut others {
+            client.write_all(b"{}").expect("we listen");
+            server.read_exact(&mut [0; 2]).expect("a client");
+        }
+        for (client, server) in &mut waiting {
+            server.write_all(ANSWER).expect("a client");
+            hear(client);
+            request(client, server);
+            server.write_all(ANSWER).expect("a client");
+        }
+        for (client, server) in &mut inside {
+            server.write_all(&ANSWER[ANSWER.len() - 6..]).expect("a client");
+            hear(client);
+            request(client, server);
+            server.write_all(ANSWER).expect("a client");
+        }
+        let sent = 4 * WAITING as u64;
+        let totals = agent.totals();
+        let (requests, codes) = totals.of(&BTreeSet::from([process::id()]));
+        let losses = totals.loss_counts();
+        let evicted = losses["connection_evicted"];
+        // Once at least for each that was forgotten before its answer; the client's side had to make room, too.
+        assert!(
+            requests == sent
+                && codes == Codes::from([("200".to_owned(), sent)])
+                && evicted >= WAITING as u64
+                && losses.values().sum::<u64>() == evicted,
+            "{hook}: {requests} of {sent} requests, {codes:?}, losses {losses:?}"
+        );
+        say(
+            hook,
+            &format!(
+                "connections forgotten before the answer, {sent} requests, {evicted} connection_evicted"
+            ),
+        );
+        agent.stop();
+    });
+}
+
+/// A request that has arrived.
+fn request(client: &mut impl Write, server: &mut impl Read) {
+    ask(client, "/");
+    let got = server.read(&mut [0; 2048]).expect("a client");
+    assert!(got > 0, "no request");
 }
 
 /// More processes between two samples than there is room for: every request and response is counted, or counted as

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Long enough for an emulated machine; nothing waits for it unless something is broken.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Long enough for an emulated machine on a busy one; nothing waits for it unless something is broken.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Responses by status code; `unknown` where the agent could not read it, which nginx never logs.
 pub(crate) type Codes = BTreeMap<String, u64>;

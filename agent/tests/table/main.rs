@@ -346,14 +346,6 @@ impl<'a> Table<'a> {
             counted: counted.clone(),
             _control: control,
         });
-        if mode.hook == "kprobe" && counted == expected && by_process.is_empty() {
-            // A known fault (docs/limitations.md): now and then it reports one loss that was none.
-            let mut with_false_alarm = expected_losses.clone();
-            *with_false_alarm.entry("unreadable_pages".to_owned()).or_default() += 1;
-            if found_losses == with_false_alarm {
-                return Ok("exact, but a loss was reported that was none");
-            }
-        }
         if counted != expected || found_losses != expected_losses || !by_process.is_empty() {
             let reason = exception.map_or(String::new(), |it| format!(" (as documented: {})", it.reason));
             let mut difference = format!(

@@ -235,6 +235,21 @@ fn short_lived() -> Vec<Case> {
                 });
             }
         }, |client| ask_anew(client, 20)),
+        special(16, "300 connections, each closed with its answer", |server| {
+            for _ in 0..3 {
+                for _ in 0..100 {
+                    let socket = server.accept();
+                    serve(server, socket.as_raw_fd());
+                }
+                // What it has said so far is to be heard: there is no room for all of it.
+                server.say(RECEIVED);
+            }
+        }, |client| {
+            for _ in 0..3 {
+                ask_anew(client, 100);
+                client.wait_for(RECEIVED);
+            }
+        }),
         special(16, "a process that is killed with its connection open", |server| {
             let socket = server.accept();
             let child = server::fork(|| {

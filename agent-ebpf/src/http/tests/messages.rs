@@ -366,6 +366,11 @@ fn header_names_that_only_begin_alike_say_nothing() {
         "Trailer",
         "X-Transfer-Encoding",
         "Access-Control-Expose-Headers",
+        // Bit 5 is all that tells these from a hyphen and a colon.
+        "Content\rLength",
+        "Content-Length\x1a",
+        "Transfer\rEncoding",
+        "Transfer-Encoding\x1a",
     ] {
         let request = format!("GET / HTTP/1.1\r\n{name}: 50\r\n\r\n");
         let response =
@@ -377,6 +382,37 @@ fn header_names_that_only_begin_alike_say_nothing() {
             Sends(response.as_bytes()),
         ];
         assert_counted_however_cut(name, &calls, &counted(2, &[200, 200]));
+    }
+}
+
+#[test]
+fn any_other_byte_in_a_header_name_makes_it_another() {
+    for (name, value) in [("Content-Length:", "50"), ("Transfer-Encoding:", "chunked")] {
+        // The first byte tells lines from the end of the head.
+        for at in 1..name.len() {
+            for byte in 0..=u8::MAX {
+                let mut line = name.as_bytes().to_vec();
+                if line[at].eq_ignore_ascii_case(&byte) {
+                    continue;
+                }
+                line[at] = byte;
+                let request = [
+                    b"GET / HTTP/1.1\r\n",
+                    line.as_slice(),
+                    value.as_bytes(),
+                    b"\r\n\r\n",
+                ]
+                .concat();
+                let calls = [
+                    Receives(&request),
+                    Sends(NOT_FOUND),
+                    Receives(GET),
+                    Sends(NOT_FOUND),
+                ];
+                let name = String::from_utf8_lossy(&line);
+                assert_counted(&name, &calls, &counted(2, &[404, 404]));
+            }
+        }
     }
 }
 
