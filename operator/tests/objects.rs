@@ -121,6 +121,17 @@ fn an_image_is_enough_to_run_everywhere() {
                         "nodeSelector": {"kubernetes.io/os": "linux"},
                         "tolerations": [{"operator": "Exists"}],
                         "terminationGracePeriodSeconds": 15,
+                        "initContainers": [{
+                            "name": "hook",
+                            "image": "registry.example/agent:1",
+                            "command": ["scope-http-statistics-agent"],
+                            "args": ["hook", "--into", "/dev/termination-log"],
+                            "env": [{"name": "SCOPE_HTTP_STATISTICS_HOOK", "value": "auto"}],
+                            "resources": {},
+                            "securityContext": {"privileged": true, "runAsUser": 0, "readOnlyRootFilesystem": true},
+                            "terminationMessagePath": "/dev/termination-log",
+                            "terminationMessagePolicy": "FallbackToLogsOnError",
+                        }],
                         "containers": [{
                             "name": "agent",
                             "image": "registry.example/agent:1",
@@ -145,6 +156,7 @@ fn an_image_is_enough_to_run_everywhere() {
                                 {"name": "plugins", "mountPath": "/var/run/scope/plugins"},
                                 {"name": "pod-logs", "mountPath": "/var/log/pods", "readOnly": true},
                                 {"name": "container-logs", "mountPath": "/var/log/containers", "readOnly": true},
+                                {"name": "cgroups", "mountPath": "/host/sys/fs/cgroup", "readOnly": true},
                                 {"name": "configuration", "mountPath": "/etc/scope-http-statistics", "readOnly": true},
                             ],
                         }],
@@ -155,6 +167,8 @@ fn an_image_is_enough_to_run_everywhere() {
                              "hostPath": {"path": "/var/log/pods", "type": "DirectoryOrCreate"}},
                             {"name": "container-logs",
                              "hostPath": {"path": "/var/log/containers", "type": "DirectoryOrCreate"}},
+                            {"name": "cgroups",
+                             "hostPath": {"path": "/sys/fs/cgroup", "type": "DirectoryOrCreate"}},
                             {"name": "configuration", "configMap": {"name": "scope-http-statistics-agent-default"}},
                         ],
                     },
@@ -165,11 +179,18 @@ fn an_image_is_enough_to_run_everywhere() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn every_field_of_the_spec_has_its_effect_and_no_other() {
     let plain = daemon_set(&json!({"image": "agent:1"}));
     let pod = "/spec/template/spec";
     let container = "/spec/template/spec/containers/0";
-    let cases = [
+    let before = "/spec/template/spec/initContainers/0";
+    let both = |path: &str, value: Value| {
+        [container, before]
+            .map(|one| (format!("{one}/{path}"), value.clone()))
+            .into()
+    };
+    let cases: Vec<(Value, Vec<(String, Value)>)> = vec![
         (
             json!({"nodeSelector": {"pool": "web"}}),
             vec![(
@@ -187,10 +208,10 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         ),
         (
             json!({"resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "256Mi"}}}),
-            vec![(
-                format!("{container}/resources"),
+            both(
+                "resources",
                 json!({"requests": {"cpu": "10m"}, "limits": {"memory": "256Mi"}}),
-            )],
+            ),
         ),
         (
             json!({"updateStrategy": {"type": "OnDelete"}}),
@@ -205,18 +226,21 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         ),
         (
             json!({"securityMode": "Capabilities"}),
-            vec![(
-                format!("{container}/securityContext"),
+            both(
+                "securityContext",
                 json!({
                     "runAsUser": 0, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
                     "capabilities": {"drop": ["ALL"], "add": ["BPF", "PERFMON", "SYS_NICE"]},
                     "seccompProfile": {"type": "RuntimeDefault"},
                 }),
-            )],
+            ),
         ),
         (
             json!({"attachMode": "Kprobe"}),
-            vec![(format!("{container}/env/1/value"), json!("kprobe"))],
+            vec![
+                (format!("{container}/env/1/value"), json!("kprobe")),
+                (format!("{before}/env/0/value"), json!("kprobe")),
+            ],
         ),
         (
             json!({"hostId": "Hostname"}),

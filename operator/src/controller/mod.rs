@@ -215,7 +215,6 @@ struct Attempt {
 }
 
 struct AttemptOutcome {
-    hook: crate::api::v1alpha1::AttachMode,
     on_delete: bool,
     contest: Contest,
 }
@@ -249,6 +248,7 @@ impl Context {
         let start = Instant::now();
         let dereferenced = dereference::dereference(&self.caches, resource);
         let failures = pods::failures(dereferenced.pods.iter().map(|pod| &**pod));
+        let hooks = pods::hooks(dereferenced.pods.iter().map(|pod| &**pod));
         *own_time += start.elapsed();
 
         let attempt = self
@@ -258,12 +258,7 @@ impl Context {
         let start = Instant::now();
         let message;
         let outcome = match &attempt.result {
-            Ok(AttemptOutcome {
-                hook,
-                on_delete,
-                contest,
-            }) => Outcome::Applied {
-                hook: *hook,
+            Ok(AttemptOutcome { on_delete, contest }) => Outcome::Applied {
                 on_delete: *on_delete,
                 contest,
             },
@@ -288,6 +283,7 @@ impl Context {
                     .as_ref()
                     .is_some_and(|applied| applied.outdated),
                 failures: &failures,
+                hooks: &hooks,
             },
             Timestamp::now(),
         );
@@ -393,7 +389,6 @@ impl Context {
                 outdated,
                 daemon_set: Some(applied),
                 result: Ok(AttemptOutcome {
-                    hook: agents.hook,
                     on_delete: agents.update == UpdateKind::OnDelete,
                     contest,
                 }),

@@ -258,6 +258,25 @@ impl World {
         .with_context(|| format!("last status: {}", last.borrow()))
     }
 
+    /// Waits until `kubectl get` shows this in the column `Hook`.
+    async fn wait_for_hook(&self, name: &str, hook: &str) -> Result<()> {
+        let path = format!("/apis/scope-http-statistics.dev/v1alpha1/httpstatistics/{name}");
+        let last = std::cell::RefCell::new(String::new());
+        until(&format!("{name} shows {hook}"), async || {
+            let request = axum::http::Request::get(&path)
+                .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+                .body(Vec::new())?;
+            let table: Value = self.admin().request(request).await?;
+            let columns = table["columnDefinitions"].as_array().context("no columns")?;
+            let place = columns.iter().position(|column| column["name"] == "Hook");
+            let cell = &table["rows"][0]["cells"][place.context("no such column")?];
+            *last.borrow_mut() = cell.to_string();
+            Ok((cell == hook).then_some(()))
+        })
+        .await
+        .with_context(|| format!("last shown: {}", last.borrow()))
+    }
+
     /// Which nodes run an agent of `name`, and the uid of its pod.
     async fn agents(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let selector = format!("app.kubernetes.io/component=agent,app.kubernetes.io/instance={name}");
@@ -360,6 +379,19 @@ async fn a_resource_brings_up_its_agents(world: &mut World) -> Result<()> {
         "{nodes:?}"
     );
     ensure!(world.agents("first").await?.len() == 3);
+    world.wait_for_hook("first", "Fentry 2, Tracepoint 1").await?;
+    let hooks = world
+        .resources()
+        .get("first")
+        .await?
+        .status
+        .unwrap_or_default()
+        .hooks;
+    ensure!(
+        serde_json::to_value(&hooks)?
+            == json!([{"hook": "Fentry", "nodes": 2}, {"hook": "Tracepoint", "nodes": 1}]),
+        "{hooks:?}"
+    );
 
     let daemon_set = world.daemon_sets().get(&owned("first")).await?;
     let config_map = world.config_maps().get(&owned("first")).await?;
@@ -448,18 +480,14 @@ async fn a_change_of_the_image_rolls_out(world: &mut World) -> Result<()> {
     world
         .change("first", json!({"image": "agent:2", "attachMode": "Tracepoint"}))
         .await?;
-    let status = world.wait_for("first", "Progressing=False/RolledOut").await?;
+    world.wait_for("first", "Progressing=False/RolledOut").await?;
     let after = world.agents("first").await?;
     ensure!(
         after.len() == 3 && before.iter().all(|(node, uid)| after.get(node) != Some(uid)),
         "{before:?} {after:?}"
     );
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    ensure!(
-        serde_json::to_value(&status.hooks)? == json!([{"hook": "Tracepoint", "nodes": 3}]),
-        "{:?}",
-        status.hooks
-    );
+    world.wait_for_hook("first", "Tracepoint").await?;
     let events = world.events("first").await?;
     ensure!(
         events.len() == 4 && events[2..] == ["Normal RollingOut", "Normal RolledOut"],
@@ -895,6 +923,7 @@ async fn two_thousand_nodes(world: &mut World) -> Result<()> {
     large["updateStrategy"] = json!({"maxUnavailable": "50%"});
     world.create("large", large).await?;
     let seconds = wait(world, "Ready=True/AgentsReady").await?;
+    world.wait_for_hook("large", "Fentry 1999, Tracepoint 1").await?;
     if world.cluster.is_own() {
         let writes = own_writes(world)?;
         println!("first rollout: {seconds:.1} s, {writes} writes");
