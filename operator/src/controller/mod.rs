@@ -41,6 +41,7 @@ use self::dereference::Dereferenced;
 use self::status::{Outcome, Seen};
 use self::unchecked::Unchecked;
 use crate::api::v1alpha1::{HttpStatisticsStatus, UpdateKind};
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 
 /// While only numbers change, the status is written this often at most: a rollout over thousands of nodes must not
@@ -98,14 +99,16 @@ struct Context {
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
-/// Runs until `stop`. `waiting_for` tells what it waits for before it can work.
+/// Runs until `stop`, and writes while `tenure` lasts. `waiting_for` tells what it waits for before it can work.
 pub async fn run(
     client: Client,
     namespace: String,
     metrics: Metrics,
+    tenure: Tenure,
     waiting_for: watch::Sender<Option<&'static str>>,
     stop: CancellationToken,
 ) {
+    waiting_for.send_replace(Some("the definition of HttpStatistics"));
     tokio::select! {
         () = wait_for_definition(&client) => {}
         () = stop.cancelled() => return,
@@ -115,7 +118,11 @@ pub async fn run(
     let (caches, triggers) = caches::watch(&client, &namespace);
     let resources = caches.resources.clone();
     let context = Arc::new(Context {
-        applier: Applier { client, metrics },
+        applier: Applier {
+            client,
+            metrics,
+            tenure,
+        },
         namespace,
         remembered: Mutex::default(),
         caches: caches.clone(),

@@ -95,11 +95,11 @@ impl Process {
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
-    pub(crate) fn terminate(&self) -> Result<()> {
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill")
-            .args(["-TERM", &self.id().to_string()])
+            .args(["-s", signal, &self.id().to_string()])
             .status()?;
-        ensure!(status.success(), "failed to end {}", self.name);
+        ensure!(status.success(), "failed to send {signal} to {}", self.name);
         Ok(())
     }
 }
@@ -368,15 +368,27 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn start(cluster: &Cluster, kubeconfig: &Path) -> Result<Self> {
+        Self::start_pod(cluster, kubeconfig, "operator", &[])
+    }
+
+    /// As the pod `name`, with more arguments.
+    pub(crate) fn start_pod(
+        cluster: &Cluster,
+        kubeconfig: &Path,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let port = free_port()?;
+        let mut all = vec![
+            format!("--namespace={}", crate::NAMESPACE),
+            format!("--listen=127.0.0.1:{port}"),
+        ];
+        all.extend(arguments.iter().copied().map(str::to_owned));
         let process = Process::start(
             Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-operator")),
-            &[
-                format!("--namespace={}", crate::NAMESPACE),
-                format!("--listen=127.0.0.1:{port}"),
-            ],
-            &[("KUBECONFIG", &kubeconfig.to_string_lossy())],
-            &cluster.directory.path().join("operator.log"),
+            &all,
+            &[("KUBECONFIG", &kubeconfig.to_string_lossy()), ("HOSTNAME", name)],
+            &cluster.directory.path().join(format!("{name}.log")),
         )?;
         Ok(Self { process, port })
     }
@@ -427,7 +439,7 @@ impl Operator {
     /// Ends it as Kubernetes does; returns how long it took.
     pub(crate) async fn stop(mut self) -> Result<Duration> {
         let start = std::time::Instant::now();
-        self.process.terminate()?;
+        self.process.signal("TERM")?;
         let status = until("the operator has ended", async || self.process.ended()).await?;
         ensure!(
             status.success(),

@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -79,6 +80,7 @@ const TESTS: &[(&str, Test)] = tests! {
     a_cluster_at_rest_sees_no_write
     a_restarted_operator_changes_nothing_and_misses_nothing
     it_survives_a_restart_of_the_api_server
+    of_several_operators_one_works
     fifty_resources_are_as_well_kept_as_one
     a_deleted_resource_leaves_nothing
     two_thousand_nodes
@@ -149,6 +151,12 @@ impl World {
     async fn new() -> Result<Self> {
         let cluster = Cluster::start().await?;
         let admin = &cluster.admin;
+        // The API server makes it itself, some time after it is ready.
+        let namespaces = Api::<Namespace>::all(admin.clone());
+        until("there is a default namespace", async || {
+            Ok(namespaces.get_opt("default").await?)
+        })
+        .await?;
         let manifest = include_str!("../../../deployments/operator.yaml");
         let documents: Vec<Value> = serde_saphyr::from_multiple(manifest)?;
         for document in &documents {
@@ -826,6 +834,92 @@ async fn it_survives_a_restart_of_the_api_server(world: &mut World) -> Result<()
     operator.process.check()?;
     ensure!(operator.process.id() == process && operator.get("/readyz")?.0 == 200);
     Ok(())
+}
+
+async fn of_several_operators_one_works(world: &mut World) -> Result<()> {
+    const WRITES: &str = "scope_http_statistics_operator_writes_total";
+    if let Some(operator) = world.operator.take() {
+        operator.stop().await?;
+    }
+    let start = async |world: &World, name: &str| {
+        let mut operator = Operator::start_pod(
+            &world.cluster,
+            &world.operator_kubeconfig,
+            name,
+            &["--leader-election"],
+        )?;
+        operator.wait_until_ready().await?;
+        Ok::<_, anyhow::Error>(operator)
+    };
+    let leases = Api::<Lease>::namespaced(world.admin(), NAMESPACE);
+    let until_held_by = async |name: &str| {
+        let begin = Instant::now();
+        until(&format!("{name} has the lease"), async || {
+            let lease = leases.get("scope-http-statistics-operator").await?;
+            let holder = lease
+                .spec
+                .and_then(|spec| spec.holder_identity)
+                .unwrap_or_default();
+            Ok(holder.starts_with(name).then_some(()))
+        })
+        .await?;
+        println!(
+            "{name} has the lease after {:.1} s",
+            begin.elapsed().as_secs_f64()
+        );
+        Ok::<_, anyhow::Error>(())
+    };
+    let roll_out = async |world: &World, image: &str| {
+        world.change("first", json!({"image": image})).await?;
+        world.wait_for("first", "Ready=True/AgentsReady").await
+    };
+
+    let first = start(world, "operator-a").await?;
+    until_held_by("operator-a").await?;
+    let second = start(world, "operator-b").await?;
+    roll_out(world, "agent:6").await?;
+    // By this account it was over half a century ago. Clocks are not believed.
+    let over = json!({"spec": {"renewTime": "1970-01-01T00:00:00.000000Z"}});
+    leases
+        .patch(
+            "scope-http-statistics-operator",
+            &PatchParams::default(),
+            &Patch::Merge(over),
+        )
+        .await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    roll_out(world, "agent:7").await?;
+    ensure!(first.metric(WRITES)? > 0.0);
+    ensure!(second.metric(WRITES)? < 1.0);
+
+    first.stop().await?;
+    until_held_by("operator-b").await?;
+    roll_out(world, "agent:8").await?;
+
+    // One that stands still for longer than the lease, and goes on as if nothing had happened.
+    let third = start(world, "operator-c").await?;
+    let before = second.metric(WRITES)?;
+    second.process.signal("STOP")?;
+    until_held_by("operator-c").await?;
+    roll_out(world, "agent:9").await?;
+    second.process.signal("CONT")?;
+    until("the second one notices", async || {
+        let noticed = second.process.last_lines(20).contains("has lost the lease");
+        Ok(noticed.then_some(()))
+    })
+    .await?;
+    roll_out(world, "agent:10").await?;
+    let after = second.metric(WRITES)?;
+    ensure!(before.total_cmp(&after).is_eq(), "{before} writes, then {after}");
+    ensure!(second.get("/readyz")?.0 == 200, "it stands by again");
+
+    // Gone without a word.
+    third.process.signal("KILL")?;
+    until_held_by("operator-b").await?;
+    roll_out(world, "agent:11").await?;
+    second.stop().await?;
+    world.operator = Some(Operator::start(&world.cluster, &world.operator_kubeconfig)?);
+    world.operator()?.wait_until_ready().await
 }
 
 async fn fifty_resources_are_as_well_kept_as_one(world: &mut World) -> Result<()> {

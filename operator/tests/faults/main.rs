@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use operator::controller;
+use operator::lease::Tenure;
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -40,6 +41,7 @@ impl Controller {
             client,
             "monitoring".to_owned(),
             metrics.clone(),
+            Tenure::unlimited(),
             waiting,
             stop.clone(),
         );
