@@ -228,7 +228,7 @@ impl Cluster {
             &[
                 format!("--kubeconfig={}", text(path("admin.kubeconfig"))),
                 // Not nodelifecycle: nobody keeps our nodes alive.
-                "--controllers=daemonset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
+                "--controllers=daemonset,deployment,replicaset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
                     .to_owned(),
                 format!("--service-account-private-key-file={key}"),
                 "--leader-elect=false".to_owned(),

@@ -11,6 +11,7 @@
 
 mod control_plane;
 mod kubelet;
+mod names;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{Cluster, Operator};
 use crate::kubelet::Kubelet;
+use crate::names::agents_name_the_pods_of_their_node;
 
 const NAMESPACE: &str = "scope-http-statistics";
 const OPERATOR_USER: &str = "system:serviceaccount:scope-http-statistics:scope-http-statistics-operator";
@@ -77,6 +79,7 @@ const TESTS: &[(&str, Test)] = tests! {
     what_fails_on_a_node_is_told_in_its_own_words
     of_two_that_claim_a_node_the_older_has_it
     a_missing_right_is_told_and_its_return_noticed
+    agents_name_the_pods_of_their_node
     a_cluster_at_rest_sees_no_write
     a_restarted_operator_changes_nothing_and_misses_nothing
     it_survives_a_restart_of_the_api_server
@@ -174,13 +177,7 @@ impl World {
                 kind => bail!("unexpected {kind}"),
             }?;
         }
-        let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE);
-        let request: TokenRequest =
-            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
-        let token = accounts
-            .create_token_request("scope-http-statistics-operator", &PostParams::default(), &request)
-            .await?;
-        let token = token.status.context("no token")?.token;
+        let token = token(admin, "scope-http-statistics-operator").await?;
         let operator_kubeconfig = cluster.write_kubeconfig("operator.kubeconfig", &token)?;
         let kubelet = Kubelet::start(admin.clone());
         Ok(Self {
@@ -189,6 +186,11 @@ impl World {
             operator_kubeconfig,
             kubelet,
         })
+    }
+
+    /// For a service account in the operator's namespace.
+    async fn token(&self, account: &str) -> Result<String> {
+        token(&self.cluster.admin, account).await
     }
 
     fn admin(&self) -> Client {
@@ -319,6 +321,15 @@ impl World {
         self.resources().delete(name, &DeleteParams::background()).await?;
         Ok(())
     }
+}
+
+async fn token(admin: &Client, account: &str) -> Result<String> {
+    let request: TokenRequest =
+        serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
+    let answer = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE)
+        .create_token_request(account, &PostParams::default(), &request)
+        .await?;
+    Ok(answer.status.context("no token")?.token)
 }
 
 fn namespaced<K>(client: &Client, namespace: Option<&str>) -> Result<Api<K>>
