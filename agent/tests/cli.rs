@@ -616,6 +616,31 @@ fn the_hook_that_is_told_beforehand_is_the_one_that_the_agent_takes() {
     );
 }
 
+/// Those of the operator's `securityMode: Capabilities`.
+#[test]
+fn three_capabilities_open_the_same_hook_as_all() {
+    let hook = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        told.lines().next().unwrap().to_owned()
+    };
+    let with_all = hook(&mut agent(&["hook"]));
+    assert_ne!(with_all, "none", "it needs root and BTF");
+    let mut few = Command::new("setpriv");
+    few.args([
+        "--bounding-set=-all,+bpf,+perfmon,+sys_nice",
+        "--no-new-privs",
+        BINARY,
+        "hook",
+    ]);
+    assert_eq!(hook(&mut few), with_all);
+    // Without them, the kernel says no: the test can fail.
+    let mut fewer = Command::new("setpriv");
+    fewer.args(["--bounding-set=-all,+bpf,+sys_nice", BINARY, "hook"]);
+    assert_eq!(hook(&mut fewer), "none");
+}
+
 #[test]
 fn check_is_a_table_with_a_row_for_everything() {
     let dir = tempfile::tempdir().unwrap();
