@@ -5,6 +5,7 @@
 )]
 
 mod api_server;
+mod lease;
 
 use std::time::{Duration, Instant};
 
