@@ -6,7 +6,8 @@
 
 use std::fs;
 
-use agent::config::Overrides;
+use agent::config::{LogLevel, NamespaceOverrides, Overrides, StatusCodes};
+use agent::filter::Processes;
 use jiff::Timestamp;
 use operator::api::v1alpha1::HttpStatistics;
 use operator::controller::build::{Objects, build};
@@ -317,36 +318,44 @@ fn file(spec: &Value) -> String {
 fn the_agents_file_is_what_the_agent_reads() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
+    let plain = Overrides {
+        interval: Some("1s".parse().unwrap()),
+        history: Some("60s".parse().unwrap()),
+        status_codes: Some(StatusCodes::default()),
+        log_level: Some(LogLevel::Info),
+        ..Overrides::default()
+    };
     let cases = [
-        (json!({}), json!({})),
+        (json!({}), plain.clone()),
         (
             json!({"intervalSeconds": 2, "historySeconds": 120, "statusCodes": [418, 200], "logLevel": "Debug"}),
-            json!({"interval": "2s", "history": "120s", "statusCodes": "200,418", "logLevel": "debug"}),
+            Overrides {
+                interval: Some("2s".parse().unwrap()),
+                history: Some("120s".parse().unwrap()),
+                status_codes: Some("200,418".parse().unwrap()),
+                log_level: Some(LogLevel::Debug),
+                ..Overrides::default()
+            },
+        ),
+        (
+            json!({"namespaces": {"include": ["shop", "web"], "exclude": ["kube-system"]}, "processes": "Pods"}),
+            Overrides {
+                namespaces: NamespaceOverrides {
+                    include: Some("shop,web".parse().unwrap()),
+                    exclude: Some("kube-system".parse().unwrap()),
+                },
+                processes: Some(Processes::Pods),
+                ..plain.clone()
+            },
         ),
     ];
-    let parsed = |value: &Value| value.as_str().unwrap().to_owned();
     for (change, expected) in cases {
         let mut spec = json!({"image": "agent:1"});
         spec.as_object_mut()
             .unwrap()
             .extend(change.as_object().unwrap().clone());
         fs::write(&path, file(&spec)).unwrap();
-        let read = Overrides::from_file(&path).unwrap();
-        let word = |name: &str, default: &str| expected.get(name).map_or(default.to_owned(), parsed);
-        assert_eq!(
-            read,
-            Overrides {
-                interval: Some(word("interval", "1s").parse().unwrap()),
-                history: Some(word("history", "60s").parse().unwrap()),
-                status_codes: Some(match expected.get("statusCodes") {
-                    Some(codes) => parsed(codes).parse().unwrap(),
-                    None => agent::config::StatusCodes::default(),
-                }),
-                log_level: Some(word("logLevel", "info").parse().unwrap()),
-                ..Overrides::default()
-            },
-            "{change}"
-        );
+        assert_eq!(Overrides::from_file(&path).unwrap(), expected, "{change}");
     }
 }
 
