@@ -721,6 +721,7 @@ mod tests {
         });
         assert_eq!(totals["processes"], json!([row]));
         assert_eq!(totals["exited"], json!([]));
+        assert_eq!(totals["unlabelled"], 0);
         assert_eq!(totals["losses"]["counters_full"], 0);
         assert_eq!(totals["losses"].as_object().unwrap().len(), Loss::ALL.len());
 
@@ -731,6 +732,25 @@ mod tests {
             &setup.report()["Process"]["nodes"]["node-1;7"]["metrics"]["http_requests_per_second"]["samples"];
         assert_eq!(samples.as_array().unwrap().len(), 1);
         assert!(samples[0]["value"].as_f64().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn requests_of_nobody_knows_whom_are_counted_as_such() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.hit(NGINX, Event::Request, 2);
+        // Gone before anyone looked, and so is its cgroup.
+        let gone = Owner {
+            pid: 8,
+            cgroup: 4711,
+            ..NGINX
+        };
+        setup.kernel.hit(gone, Event::Request, 3);
+        setup.kernel.hit(gone, Event::Response(200), 3);
+        setup.sampler.tick();
+        let totals = setup.totals();
+        assert_eq!(totals["unlabelled"], 3, "{totals}");
+        assert_eq!(totals["exited"][0]["cgroup"], Value::Null, "{totals}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::workload::{Directory, Place, PodUid};
 ///  "host":{"id":"node-1","source":"SCOPE_HOSTNAME of Scope's probe","probes":[{"id":"99f6914cc717fa5","pid":7,"host_id":"node-1"}]},
 ///  "processes":[{"pid":1,"command":"nginx","cgroup":"/","requests":2,"responses":{"200":1,"404":1}}],
 ///  "exited":[{"cgroup":"/system.slice/cgi.service","requests":1,"responses":{"200":1}}],
+///  "unlabelled":0,
 ///  "losses":{"counters_full":0}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Totals {
     pub processes: Vec<ProcessTotals>,
     /// All processes of a cgroup that are gone.
     pub exited: Vec<ExitedTotals>,
+    /// Requests of these that lack a pod's name ([`Directory::lacks_label`]) as things are known now.
+    #[serde(default)]
+    pub unlabelled: u64,
     /// What could not be counted, by cause ([`Loss::name`]).
     pub losses: BTreeMap<String, u64>,
 }
@@ -170,22 +174,35 @@ impl Totals {
                 })
                 .collect(),
         };
+        let mut unlabelled = 0;
+        let mut label = |place: &Place, counts: &Counts| {
+            if directory.lacks_label(place) {
+                unlabelled += counts.requests;
+            }
+            PlaceTotals::new(place, directory)
+        };
         let processes = ledger
             .processes()
             .into_iter()
-            .map(|(owner, account)| ProcessTotals {
-                pid: owner.pid,
-                command: account.command().map(str::to_owned),
-                place: PlaceTotals::new(account.place(), directory),
-                counts: account.totals().collect(),
+            .map(|(owner, account)| {
+                let counts = account.totals().collect();
+                ProcessTotals {
+                    pid: owner.pid,
+                    command: account.command().map(str::to_owned),
+                    place: label(account.place(), &counts),
+                    counts,
+                }
             })
             .collect();
         let exited = ledger
             .exited()
             .into_iter()
-            .map(|(place, counts)| ExitedTotals {
-                place: PlaceTotals::new(&place, directory),
-                counts: counts.into_iter().collect(),
+            .map(|(place, counts)| {
+                let counts = counts.into_iter().collect();
+                ExitedTotals {
+                    place: label(&place, &counts),
+                    counts,
+                }
             })
             .collect();
         let losses = Loss::ALL
@@ -198,6 +215,7 @@ impl Totals {
             host,
             processes,
             exited,
+            unlabelled,
             losses,
         }
     }

@@ -127,6 +127,16 @@ impl Directory {
             .as_ref()
             .or_else(|| self.containers.get(place.container.as_ref()?)?.pod.as_ref())
     }
+
+    /// Whether a name should be there and is not: of a place's pod, or of a place of which nothing is known. The host's own
+    /// processes lack none.
+    #[must_use]
+    pub fn lacks_label(&self, place: &Place) -> bool {
+        match self.pod_of(place) {
+            Some(uid) => !self.pods.contains_key(uid),
+            None => place.cgroup.is_none(),
+        }
+    }
 }
 
 /// A container.
@@ -233,5 +243,30 @@ mod tests {
         assert_eq!(directory.pod_of(&place), pod("1").as_ref());
         place.pod = pod("2");
         assert_eq!(directory.pod_of(&place), pod("2").as_ref());
+    }
+
+    #[test]
+    fn a_pod_without_a_name_and_a_process_of_nowhere_lack_a_label_and_the_host_does_not() {
+        let uid: PodUid = "1".repeat(32).parse().unwrap();
+        let in_pod = Place {
+            cgroup: Some("/kubepods/pod".into()),
+            pod: Some(uid.clone()),
+            ..Place::default()
+        };
+        let of_host = Place {
+            cgroup: Some("/system.slice/sshd.service".into()),
+            ..Place::default()
+        };
+        let mut directory = Directory::default();
+        assert!(directory.lacks_label(&Place::default()));
+        assert!(directory.lacks_label(&in_pod));
+        assert!(!directory.lacks_label(&of_host));
+        let pod = Pod {
+            name: "web-0".to_owned(),
+            namespace: "shop".to_owned(),
+            controllers: Vec::new(),
+        };
+        directory.pods.insert(uid, pod);
+        assert!(!directory.lacks_label(&in_pod));
     }
 }

@@ -260,6 +260,13 @@ fn without_root_the_capabilities_are_named() {
     fs::create_dir(&plugins).unwrap();
     fs::set_permissions(&plugins, fs::Permissions::from_mode(0o777)).unwrap();
     refused(&mut command, 1, &["sudo", "CAP_BPF", "CAP_PERFMON"]);
+
+    let output = as_nobody(&dir).arg("hook").output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && told.starts_with("none\n") && told.contains("CAP_BPF"),
+        "{told}"
+    );
     assert!(is_empty(&plugins), "its socket is removed again");
 }
 
@@ -564,6 +571,74 @@ fn a_hook_that_cannot_be_used_here_is_refused() {
         }
         assert!(is_empty(dir.path()));
     }
+}
+
+/// What the operator's init container does, and what it is believed to mean.
+#[test]
+fn the_hook_that_is_told_beforehand_is_the_one_that_the_agent_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("termination-log");
+    let path = file.to_str().unwrap();
+    let asked = |args: &[&str]| {
+        let output = agent(&[&["hook", "--into", path][..], args].concat())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        fs::read_to_string(&file).unwrap()
+    };
+    let plugins = tempfile::tempdir().unwrap();
+    let running = Running::start_and_wait(plugins.path().to_str().unwrap());
+    let (_, totals) = check(&[
+        "totals",
+        "--output",
+        "json",
+        "--plugin-dir",
+        plugins.path().to_str().unwrap(),
+    ]);
+    let told = asked(&[]);
+    assert_eq!(told.lines().next(), totals["hook"].as_str(), "{told}");
+    drop(running);
+
+    for (hook, usable) in hooks() {
+        let told = asked(&["--hook", &hook]);
+        let first = if usable { hook.as_str() } else { "none" };
+        assert_eq!(told.lines().next(), Some(first), "{told}");
+        assert!(usable || told.contains("--hook auto"), "{told}");
+    }
+    let missing = dir.path().join("missing/file");
+    refused(
+        &mut agent(&["hook", "--into", missing.to_str().unwrap()]),
+        1,
+        &["missing/file", "--into"],
+    );
+}
+
+/// Those of the operator's `securityMode: Capabilities`.
+#[test]
+fn three_capabilities_open_the_same_hook_as_all() {
+    let hook = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        told.lines().next().unwrap().to_owned()
+    };
+    let with_all = hook(&mut agent(&["hook"]));
+    assert_ne!(with_all, "none", "it needs root and BTF");
+    let mut few = Command::new("setpriv");
+    few.args([
+        "--bounding-set=-all,+bpf,+perfmon,+sys_nice",
+        "--no-new-privs",
+        BINARY,
+        "hook",
+    ]);
+    assert_eq!(hook(&mut few), with_all);
+    // Without them, the kernel says no: the test can fail.
+    let mut fewer = Command::new("setpriv");
+    fewer.args(["--bounding-set=-all,+bpf,+sys_nice", BINARY, "hook"]);
+    assert_eq!(hook(&mut fewer), "none");
 }
 
 #[test]

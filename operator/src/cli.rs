@@ -47,6 +47,10 @@ struct Options {
     )]
     listen: SocketAddr,
 
+    /// Work only while holding the Lease in the agents' namespace: for more than one replica
+    #[arg(long, global = true, env = "SCOPE_HTTP_STATISTICS_OPERATOR_LEADER_ELECTION")]
+    leader_election: bool,
+
     /// What is logged: error, warn, info, debug or trace, also by module
     #[arg(
         long,
@@ -110,6 +114,7 @@ fn operate(options: Options) -> Result<(), Error> {
     let Options {
         namespace,
         listen,
+        leader_election,
         log,
         log_format,
     } = options;
@@ -122,7 +127,7 @@ fn operate(options: Options) -> Result<(), Error> {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),
     }
-    Ok(run::run(namespace, listen)?)
+    Ok(run::run(namespace, listen, leader_election)?)
 }
 
 fn print_crd(out: &mut impl Write) -> Result<(), Error> {

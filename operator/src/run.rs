@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller;
+use crate::lease::{Candidate, Tenure};
 use crate::metrics::Metrics;
 use crate::server;
 
@@ -38,11 +39,12 @@ pub enum Error {
     Start(#[source] io::Error),
 }
 
-/// Runs until SIGTERM or SIGINT. `namespace` is where the agents go; without one, where the operator runs.
+/// Runs until SIGTERM or SIGINT. `namespace` is where the agents go; without one, where the operator runs. With
+/// `leader_election` it works only while it holds the `Lease` there.
 ///
 /// # Errors
 /// When it cannot start. What goes wrong later is retried.
-pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
+pub fn run(namespace: Option<String>, listen: SocketAddr, leader_election: bool) -> Result<(), Error> {
     // One thread: it waits most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -65,9 +67,18 @@ pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, %address, "started");
 
         let metrics = Metrics::default();
-        let (waiting, waiting_for) = watch::channel(Some("the definition of HttpStatistics"));
+        let (waiting, waiting_for) = watch::channel(Some("the API server"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
-        let controller = controller::run(client, namespace, metrics, waiting, stop.clone());
+        let work = |tenure| {
+            controller::run(
+                client.clone(),
+                namespace.clone(),
+                metrics.clone(),
+                tenure,
+                waiting.clone(),
+                stop.clone(),
+            )
+        };
         let signals = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -78,7 +89,12 @@ pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
         };
         // Whichever ends first takes the others along.
         let controller = async {
-            controller.await;
+            if leader_election {
+                let candidate = Candidate::new(client.clone(), &namespace);
+                candidate.run(&waiting, &stop, work).await;
+            } else {
+                work(Tenure::unlimited()).await;
+            }
             stop.cancel();
         };
         let server = async {

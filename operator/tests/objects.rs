@@ -6,7 +6,8 @@
 
 use std::fs;
 
-use agent::config::Overrides;
+use agent::config::{LogLevel, NamespaceOverrides, Overrides, StatusCodes};
+use agent::filter::Processes;
 use jiff::Timestamp;
 use operator::api::v1alpha1::HttpStatistics;
 use operator::controller::build::{Objects, build};
@@ -121,6 +122,17 @@ fn an_image_is_enough_to_run_everywhere() {
                         "nodeSelector": {"kubernetes.io/os": "linux"},
                         "tolerations": [{"operator": "Exists"}],
                         "terminationGracePeriodSeconds": 15,
+                        "initContainers": [{
+                            "name": "hook",
+                            "image": "registry.example/agent:1",
+                            "command": ["scope-http-statistics-agent"],
+                            "args": ["hook", "--into", "/dev/termination-log"],
+                            "env": [{"name": "SCOPE_HTTP_STATISTICS_HOOK", "value": "auto"}],
+                            "resources": {},
+                            "securityContext": {"privileged": true, "runAsUser": 0, "readOnlyRootFilesystem": true},
+                            "terminationMessagePath": "/dev/termination-log",
+                            "terminationMessagePolicy": "FallbackToLogsOnError",
+                        }],
                         "containers": [{
                             "name": "agent",
                             "image": "registry.example/agent:1",
@@ -145,6 +157,7 @@ fn an_image_is_enough_to_run_everywhere() {
                                 {"name": "plugins", "mountPath": "/var/run/scope/plugins"},
                                 {"name": "pod-logs", "mountPath": "/var/log/pods", "readOnly": true},
                                 {"name": "container-logs", "mountPath": "/var/log/containers", "readOnly": true},
+                                {"name": "cgroups", "mountPath": "/host/sys/fs/cgroup", "readOnly": true},
                                 {"name": "configuration", "mountPath": "/etc/scope-http-statistics", "readOnly": true},
                             ],
                         }],
@@ -155,6 +168,8 @@ fn an_image_is_enough_to_run_everywhere() {
                              "hostPath": {"path": "/var/log/pods", "type": "DirectoryOrCreate"}},
                             {"name": "container-logs",
                              "hostPath": {"path": "/var/log/containers", "type": "DirectoryOrCreate"}},
+                            {"name": "cgroups",
+                             "hostPath": {"path": "/sys/fs/cgroup", "type": "DirectoryOrCreate"}},
                             {"name": "configuration", "configMap": {"name": "scope-http-statistics-agent-default"}},
                         ],
                     },
@@ -165,11 +180,18 @@ fn an_image_is_enough_to_run_everywhere() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn every_field_of_the_spec_has_its_effect_and_no_other() {
     let plain = daemon_set(&json!({"image": "agent:1"}));
     let pod = "/spec/template/spec";
     let container = "/spec/template/spec/containers/0";
-    let cases = [
+    let before = "/spec/template/spec/initContainers/0";
+    let both = |path: &str, value: Value| {
+        [container, before]
+            .map(|one| (format!("{one}/{path}"), value.clone()))
+            .into()
+    };
+    let cases: Vec<(Value, Vec<(String, Value)>)> = vec![
         (
             json!({"nodeSelector": {"pool": "web"}}),
             vec![(
@@ -187,10 +209,10 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         ),
         (
             json!({"resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "256Mi"}}}),
-            vec![(
-                format!("{container}/resources"),
+            both(
+                "resources",
                 json!({"requests": {"cpu": "10m"}, "limits": {"memory": "256Mi"}}),
-            )],
+            ),
         ),
         (
             json!({"updateStrategy": {"type": "OnDelete"}}),
@@ -205,18 +227,21 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         ),
         (
             json!({"securityMode": "Capabilities"}),
-            vec![(
-                format!("{container}/securityContext"),
+            both(
+                "securityContext",
                 json!({
                     "runAsUser": 0, "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
                     "capabilities": {"drop": ["ALL"], "add": ["BPF", "PERFMON", "SYS_NICE"]},
                     "seccompProfile": {"type": "RuntimeDefault"},
                 }),
-            )],
+            ),
         ),
         (
             json!({"attachMode": "Kprobe"}),
-            vec![(format!("{container}/env/1/value"), json!("kprobe"))],
+            vec![
+                (format!("{container}/env/1/value"), json!("kprobe")),
+                (format!("{before}/env/0/value"), json!("kprobe")),
+            ],
         ),
         (
             json!({"hostId": "Hostname"}),
@@ -293,36 +318,44 @@ fn file(spec: &Value) -> String {
 fn the_agents_file_is_what_the_agent_reads() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
+    let plain = Overrides {
+        interval: Some("1s".parse().unwrap()),
+        history: Some("60s".parse().unwrap()),
+        status_codes: Some(StatusCodes::default()),
+        log_level: Some(LogLevel::Info),
+        ..Overrides::default()
+    };
     let cases = [
-        (json!({}), json!({})),
+        (json!({}), plain.clone()),
         (
             json!({"intervalSeconds": 2, "historySeconds": 120, "statusCodes": [418, 200], "logLevel": "Debug"}),
-            json!({"interval": "2s", "history": "120s", "statusCodes": "200,418", "logLevel": "debug"}),
+            Overrides {
+                interval: Some("2s".parse().unwrap()),
+                history: Some("120s".parse().unwrap()),
+                status_codes: Some("200,418".parse().unwrap()),
+                log_level: Some(LogLevel::Debug),
+                ..Overrides::default()
+            },
+        ),
+        (
+            json!({"namespaces": {"include": ["shop", "web"], "exclude": ["kube-system"]}, "processes": "Pods"}),
+            Overrides {
+                namespaces: NamespaceOverrides {
+                    include: Some("shop,web".parse().unwrap()),
+                    exclude: Some("kube-system".parse().unwrap()),
+                },
+                processes: Some(Processes::Pods),
+                ..plain.clone()
+            },
         ),
     ];
-    let parsed = |value: &Value| value.as_str().unwrap().to_owned();
     for (change, expected) in cases {
         let mut spec = json!({"image": "agent:1"});
         spec.as_object_mut()
             .unwrap()
             .extend(change.as_object().unwrap().clone());
         fs::write(&path, file(&spec)).unwrap();
-        let read = Overrides::from_file(&path).unwrap();
-        let word = |name: &str, default: &str| expected.get(name).map_or(default.to_owned(), parsed);
-        assert_eq!(
-            read,
-            Overrides {
-                interval: Some(word("interval", "1s").parse().unwrap()),
-                history: Some(word("history", "60s").parse().unwrap()),
-                status_codes: Some(match expected.get("statusCodes") {
-                    Some(codes) => parsed(codes).parse().unwrap(),
-                    None => agent::config::StatusCodes::default(),
-                }),
-                log_level: Some(word("logLevel", "info").parse().unwrap()),
-                ..Overrides::default()
-            },
-            "{change}"
-        );
+        assert_eq!(Overrides::from_file(&path).unwrap(), expected, "{change}");
     }
 }
 

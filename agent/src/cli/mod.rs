@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod hook;
 mod report;
 mod table;
 mod totals;
@@ -43,7 +44,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Count and serve until stopped (default)
     Run,
@@ -52,6 +53,12 @@ enum Command {
         /// How to print it
         #[arg(long, value_enum, default_value_t)]
         output: Output,
+    },
+    /// Show which hook an agent takes here, or `none`, and why no better one
+    Hook {
+        /// Where to write it instead
+        #[arg(long, value_name = "FILE")]
+        into: Option<PathBuf>,
     },
     /// Show what a running agent has counted since it started
     Totals {
@@ -95,6 +102,8 @@ enum Error {
     Print(io::Error),
     #[error("failed to print: {0}")]
     Json(serde_json::Error),
+    #[error("failed to write {}: {cause}: give --into the path of a file that can be written", .path.display())]
+    Write { path: PathBuf, cause: io::Error },
 }
 
 /// Runs the command line `args`, the program's name first. The exit code is 0, 1 if the command failed, and 2 if it
@@ -175,6 +184,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
             } else {
                 ExitCode::FAILURE
             })
+        }
+        Command::Hook { into } => {
+            let answer = hook::answer(&settings);
+            match into {
+                Some(path) => std::fs::write(&path, answer).map_err(|cause| Error::Write { path, cause })?,
+                None => print(&answer)?,
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Totals { output } => {
             let totals = ask(&settings, async |client| client.get_json("/totals").await)?;

@@ -12,6 +12,7 @@ pub(super) fn table(totals: &Totals) -> String {
         host: _,
         processes,
         exited,
+        unlabelled,
         losses,
     } = totals;
     let all = processes
@@ -73,7 +74,10 @@ pub(super) fn table(totals: &Totals) -> String {
     } else {
         lost.join(", ")
     };
-    format!("{}\nhook: {hook}\nnot counted: {lost}\n", table.render())
+    format!(
+        "{}\nhook: {hook}\nrequests without a label: {unlabelled}\nnot counted: {lost}\n",
+        table.render()
+    )
 }
 
 #[cfg(test)]
@@ -86,7 +90,7 @@ mod tests {
             r#"{"hook":"kprobe","host":{"id":"h","source":"as configured","probes":[]},
                 "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3}}],
                 "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
-                "losses":{"out_of_sync":0,"gave_up":2}}"#,
+                "unlabelled":1,"losses":{"out_of_sync":0,"gave_up":2}}"#,
         )
         .unwrap();
         let expected = "\
@@ -95,6 +99,7 @@ PID  COMMAND   CGROUP  REQUESTS  200  404
   -  (exited)  ?              1    0    1
 
 hook: kprobe
+requests without a label: 1
 not counted: gave_up 2
 ";
         assert_eq!(table(&totals), expected);

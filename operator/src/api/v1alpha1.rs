@@ -63,8 +63,8 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
     printcolumn(
         name = "Hook",
         type_ = "string",
-        json_path = ".spec.attachMode",
-        description = "How the agents are asked to attach to the kernel."
+        json_path = ".status.hook",
+        description = "How the agents attach to the kernel, and on how many nodes if they differ."
     ),
     printcolumn(
         name = "Image",
@@ -238,7 +238,7 @@ pub enum SecurityMode {
 }
 
 /// How the agents attach to the kernel. All hooks count alike; they differ in cost and in what they need.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum AttachMode {
     /// The first of the others, in their order, that works on the node.
     #[default]
@@ -340,7 +340,11 @@ pub struct HttpStatisticsStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
 
-    /// Ready agents by the hook they use, as far as it is known: with `attachMode: Auto` each node decides.
+    /// The hooks in use, in words: `Fentry`, or `Fentry 12, Tracepoint 3` where nodes differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+
+    /// Ready agents by the hook that they use: what their node let them take when their pod began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::build::FIELD_MANAGER;
 use super::unchecked::Unchecked;
 use crate::api::v1alpha1::{HttpStatistics, HttpStatisticsStatus};
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 
 /// How long the API server may take for one write.
@@ -50,6 +51,14 @@ pub enum Error {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// It is no longer ours to write.
+    #[error("failed to apply {kind} {name}: this operator has lost the lease to write")]
+    NoLease {
+        /// What.
+        kind: String,
+        /// Which.
+        name: String,
+    },
     /// The API server took too long.
     #[error(
         "failed to apply {kind} {name}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again"
@@ -63,7 +72,7 @@ pub enum Error {
 }
 
 /// What went wrong and what a person can do about it, where that can be known.
-pub(super) fn explain(error: &kube::Error) -> String {
+pub(crate) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
             format!(
@@ -82,6 +91,7 @@ impl Error {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Json { .. } => "json",
+            Self::NoLease { .. } => "lease",
             Self::Timeout { .. } => "timeout",
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) => match status.code {
@@ -159,6 +169,8 @@ pub struct Applier {
     pub client: kube::Client,
     /// Counts the writes.
     pub metrics: Metrics,
+    /// Until when there may be any.
+    pub tenure: Tenure,
 }
 
 impl Applier {
@@ -274,6 +286,10 @@ impl Applier {
         name: &str,
         write: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
+        if !self.tenure.lasts() {
+            let (kind, name) = (kind.to_owned(), name.to_owned());
+            return Err(Error::NoLease { kind, name });
+        }
         let start = Instant::now();
         let answer = tokio::time::timeout(WRITE_TIMEOUT, write).await;
         self.metrics.wrote(kind, start.elapsed());

@@ -35,6 +35,10 @@ const CONFIGURATION_DIRECTORY: &str = "/etc/scope-http-statistics";
 /// The names of kubelet's log directories tell the pods while the API server does not.
 const POD_LOGS: &str = "/var/log/pods";
 const CONTAINER_LOGS: &str = "/var/log/containers";
+/// A container sees only its own part of the cgroups; the agents tell pods by theirs. Not mounted over the container's own.
+const CGROUPS: (&str, &str) = ("/sys/fs/cgroup", "/host/sys/fs/cgroup");
+/// A file that kubelet mounts and reads.
+const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 const CONFIGURATION_FILE: &str = "config.yaml";
 
 /// The agents' configuration cannot be written as YAML.
@@ -248,11 +252,13 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
                 priority_class_name: priority_class.clone(),
                 // To detach, and to take its socket away.
                 termination_grace_period_seconds: Some(15),
+                init_containers: Some(vec![hook_container(agents)]),
                 containers: vec![container(agents)],
                 volumes: Some(vec![
                     host_directory("plugins", plugin_directory),
                     host_directory("pod-logs", POD_LOGS),
                     host_directory("container-logs", CONTAINER_LOGS),
+                    host_directory("cgroups", CGROUPS.0),
                     Volume {
                         name: "configuration".to_owned(),
                         config_map: Some(ConfigMapVolumeSource {
@@ -277,6 +283,28 @@ fn host_directory(name: &str, path: &str) -> Volume {
             type_: Some("DirectoryOrCreate".to_owned()),
         }),
         ..Volume::default()
+    }
+}
+
+/// Finds out which hook the agent takes on its node and says so at its end, by which kubelet brings it into the pod's status
+/// (docs/adr/0003-hooks-by-termination-message.md). It ends well whatever it finds: what is in the way, the agent says.
+fn hook_container(agents: &Agents) -> Container {
+    Container {
+        name: "hook".to_owned(),
+        image: Some(agents.image.clone()),
+        command: Some(vec![AGENT.to_owned()]),
+        args: Some(vec![
+            "hook".to_owned(),
+            "--into".to_owned(),
+            TERMINATION_MESSAGE.to_owned(),
+        ]),
+        env: Some(vec![hook_variable(agents.hook)]),
+        // As the agent's own, so that the pod needs no more, and meets the same limits.
+        resources: Some(agents.resources.clone()),
+        security_context: Some(security_context(agents.security)),
+        termination_message_path: Some(TERMINATION_MESSAGE.to_owned()),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
     }
 }
 
@@ -334,6 +362,7 @@ fn container(agents: &Agents) -> Container {
             mount("plugins", plugin_directory, None),
             mount("pod-logs", POD_LOGS, Some(true)),
             mount("container-logs", CONTAINER_LOGS, Some(true)),
+            mount("cgroups", CGROUPS.1, Some(true)),
             // A directory: a file mounted by itself (subPath) would never change.
             mount("configuration", CONFIGURATION_DIRECTORY, Some(true)),
         ]),
@@ -341,21 +370,28 @@ fn container(agents: &Agents) -> Container {
     }
 }
 
-/// Only what cannot change while the agent runs: variables come before its file.
-fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec<EnvVar> {
-    let value = |name: &str, value: String| EnvVar {
+fn variable(name: &str, value: String) -> EnvVar {
+    EnvVar {
         name: name.to_owned(),
         value: Some(value),
         value_from: None,
-    };
+    }
+}
+
+fn hook_variable(hook: AttachMode) -> EnvVar {
+    variable("SCOPE_HTTP_STATISTICS_HOOK", hook_name(hook).to_owned())
+}
+
+/// Only what cannot change while the agent runs: variables come before its file.
+fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec<EnvVar> {
     let mut variables = vec![
-        value(
+        variable(
             "SCOPE_HTTP_STATISTICS_CONFIG",
             format!("{CONFIGURATION_DIRECTORY}/{CONFIGURATION_FILE}"),
         ),
-        value("SCOPE_HTTP_STATISTICS_HOOK", hook_name(hook).to_owned()),
+        hook_variable(hook),
         // The probes need it as well.
-        value("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
+        variable("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
     ];
     // Whose pods to ask the API server for, and what Scope calls the host.
     variables.push(node_name("SCOPE_HTTP_STATISTICS_NODE_NAME"));
@@ -379,8 +415,8 @@ fn node_name(variable: &str) -> EnvVar {
     }
 }
 
-/// As the agent's `--hook` takes it.
-fn hook_name(hook: AttachMode) -> &'static str {
+/// As the agent's `--hook` takes it, and its `hook` says it.
+pub(super) fn hook_name(hook: AttachMode) -> &'static str {
     match hook {
         AttachMode::Auto => "auto",
         AttachMode::Fentry => "fentry",

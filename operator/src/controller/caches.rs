@@ -110,11 +110,10 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
     let (pods, on_pod) = reflect(
         watcher(Api::<AgentPod>::namespaced(client.clone(), &namespace_of), agents),
         AgentPod::thin,
-        // How many are ready is in the DaemonSet's status.
+        // How many are ready is in the DaemonSet's status; which hooks they use is not.
         |pod: &AgentPod| {
-            pod.failure()
-                .map(|failure| hash(&(failure.node, failure.message)))
-                .or(Some(0))
+            let failure = pod.failure().map(|failure| (failure.node, failure.message));
+            Some(hash(&(failure, pod.hook())))
         },
         owner,
     );

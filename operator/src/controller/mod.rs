@@ -41,6 +41,7 @@ use self::dereference::Dereferenced;
 use self::status::{Outcome, Seen};
 use self::unchecked::Unchecked;
 use crate::api::v1alpha1::{HttpStatisticsStatus, UpdateKind};
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 
 /// While only numbers change, the status is written this often at most: a rollout over thousands of nodes must not
@@ -98,14 +99,16 @@ struct Context {
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
-/// Runs until `stop`. `waiting_for` tells what it waits for before it can work.
+/// Runs until `stop`, and writes while `tenure` lasts. `waiting_for` tells what it waits for before it can work.
 pub async fn run(
     client: Client,
     namespace: String,
     metrics: Metrics,
+    tenure: Tenure,
     waiting_for: watch::Sender<Option<&'static str>>,
     stop: CancellationToken,
 ) {
+    waiting_for.send_replace(Some("the definition of HttpStatistics"));
     tokio::select! {
         () = wait_for_definition(&client) => {}
         () = stop.cancelled() => return,
@@ -115,7 +118,11 @@ pub async fn run(
     let (caches, triggers) = caches::watch(&client, &namespace);
     let resources = caches.resources.clone();
     let context = Arc::new(Context {
-        applier: Applier { client, metrics },
+        applier: Applier {
+            client,
+            metrics,
+            tenure,
+        },
         namespace,
         remembered: Mutex::default(),
         caches: caches.clone(),
@@ -215,7 +222,6 @@ struct Attempt {
 }
 
 struct AttemptOutcome {
-    hook: crate::api::v1alpha1::AttachMode,
     on_delete: bool,
     contest: Contest,
 }
@@ -249,6 +255,7 @@ impl Context {
         let start = Instant::now();
         let dereferenced = dereference::dereference(&self.caches, resource);
         let failures = pods::failures(dereferenced.pods.iter().map(|pod| &**pod));
+        let hooks = pods::hooks(dereferenced.pods.iter().map(|pod| &**pod));
         *own_time += start.elapsed();
 
         let attempt = self
@@ -258,12 +265,7 @@ impl Context {
         let start = Instant::now();
         let message;
         let outcome = match &attempt.result {
-            Ok(AttemptOutcome {
-                hook,
-                on_delete,
-                contest,
-            }) => Outcome::Applied {
-                hook: *hook,
+            Ok(AttemptOutcome { on_delete, contest }) => Outcome::Applied {
                 on_delete: *on_delete,
                 contest,
             },
@@ -288,6 +290,7 @@ impl Context {
                     .as_ref()
                     .is_some_and(|applied| applied.outdated),
                 failures: &failures,
+                hooks: &hooks,
             },
             Timestamp::now(),
         );
@@ -393,7 +396,6 @@ impl Context {
                 outdated,
                 daemon_set: Some(applied),
                 result: Ok(AttemptOutcome {
-                    hook: agents.hook,
                     on_delete: agents.update == UpdateKind::OnDelete,
                     contest,
                 }),

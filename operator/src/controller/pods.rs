@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Serialize};
 
-use super::build::INSTANCE_LABEL;
-use crate::api::v1alpha1::UnavailableNode;
+use super::build::{INSTANCE_LABEL, hook_name};
+use crate::api::v1alpha1::{AttachMode, HookCount, UnavailableNode};
 
 /// Longest message of a node, in bytes. Ten of them fit well into a condition.
 const MAX_WORDS: usize = 300;
@@ -46,6 +46,9 @@ pub struct State {
     /// `Ready`, `PodScheduled`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// One, which tells the hook.
+    #[serde(default)]
+    pub init_container_statuses: Vec<ContainerStatus>,
     /// One, the agent.
     #[serde(default)]
     pub container_statuses: Vec<ContainerStatus>,
@@ -95,13 +98,27 @@ impl AgentPod {
             .find(|condition| condition.kind == kind)
     }
 
+    fn is_ready(&self) -> bool {
+        self.condition("Ready")
+            .is_some_and(|condition| condition.status == "True")
+    }
+
+    /// The hook in use, if the agent is ready and said which.
+    #[must_use]
+    pub fn hook(&self) -> Option<AttachMode> {
+        if !self.is_ready() || self.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let container = self.status.init_container_statuses.first()?;
+        let end = container.state.as_ref()?.terminated.as_ref()?;
+        let word = end.message.as_deref()?.lines().next()?;
+        HOOKS.into_iter().find(|hook| hook_name(*hook) == word)
+    }
+
     /// The node and why it has no working agent, if there is a reason to worry: a pod that is just starting is none.
     #[must_use]
     pub fn failure(&self) -> Option<UnavailableNode> {
-        let ready = self
-            .condition("Ready")
-            .is_some_and(|condition| condition.status == "True");
-        if ready || self.metadata.deletion_timestamp.is_some() {
+        if self.is_ready() || self.metadata.deletion_timestamp.is_some() {
             return None;
         }
         Some(UnavailableNode {
@@ -121,7 +138,12 @@ impl AgentPod {
             let message = condition.message.as_deref().unwrap_or("no reason given");
             return Some(format!("the pod cannot be scheduled: {message}"));
         }
-        let container = self.status.container_statuses.first()?;
+        let (before, agent) = (
+            self.status.init_container_statuses.first(),
+            self.status.container_statuses.first(),
+        );
+        // The agent waits for what comes before it, and whatever is wrong with the image shows there first.
+        let container = before.filter(|container| !is_done(container)).or(agent)?;
         let state = container.state.as_ref()?;
         if let Some(waiting) = &state.waiting {
             return match waiting.reason.as_deref() {
@@ -133,7 +155,9 @@ impl AgentPod {
                 }),
             };
         }
-        if state.terminated.is_some() || !container.started.unwrap_or_default() {
+        // What comes before the agent is never `started` for long: it ends.
+        let is_before = before.is_some_and(|before| std::ptr::eq(before, container));
+        if state.terminated.is_some() || is_before || !container.started.unwrap_or_default() {
             return last_words(container);
         }
         Some(if container.ready {
@@ -142,6 +166,14 @@ impl AgentPod {
             "the agent runs, but is not ready: see its log".to_owned()
         })
     }
+}
+
+fn is_done(container: &ContainerStatus) -> bool {
+    let end = container
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    end.is_some_and(|end| end.exit_code == 0)
 }
 
 /// What the agent said at its end; of now, or of the time before.
@@ -174,6 +206,21 @@ fn words(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// What an agent may use, in the order of the status.
+const HOOKS: [AttachMode; 3] = [AttachMode::Fentry, AttachMode::Kprobe, AttachMode::Tracepoint];
+
+/// How many agents use each hook, as far as they said; only hooks that are in use.
+#[must_use]
+pub fn hooks<'a>(pods: impl Iterator<Item = &'a AgentPod>) -> Vec<HookCount> {
+    let mut counts = HOOKS.map(|hook| HookCount { hook, nodes: 0 });
+    for hook in pods.filter_map(AgentPod::hook) {
+        for count in counts.iter_mut().filter(|count| count.hook == hook) {
+            count.nodes += 1;
+        }
+    }
+    counts.into_iter().filter(|count| count.nodes > 0).collect()
 }
 
 /// All nodes that have no working agent, by name, each once.
@@ -301,6 +348,75 @@ mod tests {
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         assert_eq!(going.failure(), None);
+    }
+
+    #[test]
+    fn ready_agents_count_under_the_hook_that_was_told_before_they_began() {
+        let told = |words: &str, ready: &str| {
+            pod(&json!({
+                "conditions": [{"type": "Ready", "status": ready}],
+                "initContainerStatuses": [{
+                    "name": "hook", "image": "agent", "imageID": "", "ready": true, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": 0, "reason": "Completed", "message": words}},
+                }],
+            }))
+        };
+        let silent = pod(&json!({"conditions": [{"type": "Ready", "status": "True"}]}));
+        let mut going = told("fentry\n", "True");
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        let pods = [
+            told(
+                "tracepoint\nnot fentry: locked down\nnot kprobe: no kprobes\n",
+                "True",
+            ),
+            told("fentry\n", "True"),
+            told("tracepoint\n", "True"),
+            told("kprobe\n", "False"),
+            told("none\nno BTF\n", "True"),
+            told("auto\n", "True"),
+            told("", "True"),
+            silent,
+            going,
+        ];
+        let count = |hook, nodes| HookCount { hook, nodes };
+        assert_eq!(
+            hooks(pods.iter()),
+            [count(AttachMode::Fentry, 1), count(AttachMode::Tracepoint, 2)]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_before_the_agent_begins_is_told_too() {
+        let before = |state: &Value| {
+            let container = |name: &str, state: &Value| json!({"name": name, "image": "agent", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            pod(&json!({
+                "phase": "Pending",
+                "initContainerStatuses": [container("hook", state)],
+                "containerStatuses": [container("agent", &json!({"waiting": {"reason": "PodInitializing"}}))],
+            }))
+        };
+        let cases = [
+            (
+                json!({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}),
+                Some("ImagePullBackOff: no such image"),
+            ),
+            (
+                json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+                Some("the agent ended with exit code 137 (OOMKilled)"),
+            ),
+            (json!({"running": {}}), None),
+            (json!({"waiting": {"reason": "PodInitializing"}}), None),
+            (
+                json!({"terminated": {"exitCode": 0, "reason": "Completed", "message": "none\nno BTF"}}),
+                None,
+            ),
+        ];
+        for (state, expected) in cases {
+            let failure = before(&state).failure();
+            let told = failure.as_ref().map(|failure| failure.message.as_str());
+            assert_eq!(told, expected, "{state}");
+        }
     }
 
     #[test]

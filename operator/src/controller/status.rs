@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::claims::Contest;
 use super::validate;
-use crate::api::v1alpha1::{AttachMode, HookCount, HttpStatisticsStatus, NodeCounts, UnavailableNode};
+use crate::api::v1alpha1::{HookCount, HttpStatisticsStatus, NodeCounts, UnavailableNode};
 
 /// Most nodes that a status lists.
 const MAX_LISTED: usize = 10;
@@ -18,8 +18,6 @@ const MAX_NAMED: usize = 3;
 pub enum Outcome<'a> {
     /// The objects are there.
     Applied {
-        /// How the agents are asked to attach.
-        hook: AttachMode,
         /// Whether a pod is replaced only when someone deletes it.
         on_delete: bool,
         /// Nodes that an older resource has.
@@ -44,6 +42,8 @@ pub struct Seen<'a> {
     pub daemon_set_outdated: bool,
     /// Nodes whose agent does not work, by name.
     pub failures: &'a [UnavailableNode],
+    /// How many agents use each hook.
+    pub hooks: &'a [HookCount],
 }
 
 /// The three conditions, before they are dated.
@@ -77,21 +77,11 @@ pub fn status(previous: &HttpStatisticsStatus, seen: &Seen<'_>, now: Timestamp) 
         ("Degraded", degraded),
     ]
     .map(|(kind, verdict)| dated(previous, kind, verdict, seen.generation, now));
-    let hooks = match seen.outcome {
-        Outcome::Applied { hook, .. } if hook != AttachMode::Auto && rollout == Rollout::Done => nodes
-            .filter(|nodes| nodes.ready > 0)
-            .map(|nodes| HookCount {
-                hook,
-                nodes: nodes.ready,
-            })
-            .into_iter()
-            .collect(),
-        _ => Vec::new(),
-    };
     HttpStatisticsStatus {
         observed_generation: seen.generation,
         nodes,
-        hooks,
+        hook: describe_hooks(seen.hooks),
+        hooks: seen.hooks.to_vec(),
         unavailable_nodes: seen.failures.iter().take(MAX_LISTED).cloned().collect(),
         conditions: conditions.into(),
     }
@@ -108,6 +98,21 @@ fn counts(daemon_set: &DaemonSet) -> NodeCounts {
         updated: status.updated_number_scheduled.unwrap_or(0).clamp(0, desired),
         ready,
         unavailable: desired - ready,
+    }
+}
+
+/// `Fentry`, or `Fentry 12, Tracepoint 3`.
+fn describe_hooks(hooks: &[HookCount]) -> Option<String> {
+    match hooks {
+        [] => None,
+        [HookCount { hook, .. }] => Some(format!("{hook:?}")),
+        several => Some(
+            several
+                .iter()
+                .map(|HookCount { hook, nodes }| format!("{hook:?} {nodes}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
     }
 }
 
@@ -336,6 +341,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::v1alpha1::AttachMode;
     use crate::controller::events::transitions;
 
     fn daemon_set(generation: i64, observed: i64, numbers: [i32; 4]) -> DaemonSet {
@@ -378,12 +384,10 @@ mod tests {
         }];
         let invalid = validate::Error::Image(String::new());
         let applied = |contest| Outcome::Applied {
-            hook: AttachMode::Auto,
             on_delete: false,
             contest,
         };
         let on_delete = Outcome::Applied {
-            hook: AttachMode::Auto,
             on_delete: true,
             contest: &no_contest,
         };
@@ -488,6 +492,7 @@ mod tests {
                     daemon_set: Some(&daemon_set),
                     daemon_set_outdated: false,
                     failures,
+                    hooks: &[],
                 },
                 at(i64::try_from(number).unwrap()),
             );
@@ -509,13 +514,13 @@ mod tests {
         let seen = |generation| Seen {
             generation: Some(generation),
             outcome: Outcome::Applied {
-                hook: AttachMode::Fentry,
                 on_delete: false,
                 contest: &contest,
             },
             daemon_set: Some(&daemon_set),
             daemon_set_outdated: false,
             failures: &[],
+            hooks: &[],
         };
         let first = status(&HttpStatisticsStatus::default(), &seen(1), at(10));
         let again = status(&first, &seen(1), at(20));
@@ -524,13 +529,6 @@ mod tests {
         assert_eq!(changed.observed_generation, Some(2));
         assert_eq!(changed.conditions[0].observed_generation, Some(2));
         assert_eq!(changed.conditions[0].last_transition_time, Time(at(10)));
-        assert_eq!(
-            first.hooks,
-            [HookCount {
-                hook: AttachMode::Fentry,
-                nodes: 1
-            }]
-        );
         assert!(differs_in_numbers_only(&first, &again) && !differs_in_numbers_only(&first, &changed));
     }
 
@@ -543,17 +541,32 @@ mod tests {
             &Seen {
                 generation: Some(2),
                 outcome: Outcome::Applied {
-                    hook: AttachMode::Auto,
                     on_delete: false,
                     contest: &contest,
                 },
                 daemon_set: Some(&daemon_set),
                 daemon_set_outdated: true,
                 failures: &[],
+                hooks: &[],
             },
             at(0),
         );
         assert_eq!(conditions(&next)[1], "Progressing=True/RollingOut");
+    }
+
+    #[test]
+    fn hooks_are_counted_only_where_they_differ() {
+        let count = |hook, nodes| HookCount { hook, nodes };
+        let (fentry, tracepoint) = (count(AttachMode::Fentry, 12), count(AttachMode::Tracepoint, 3));
+        assert_eq!(describe_hooks(&[]), None);
+        assert_eq!(
+            describe_hooks(std::slice::from_ref(&fentry)).as_deref(),
+            Some("Fentry")
+        );
+        assert_eq!(
+            describe_hooks(&[fentry, tracepoint]).as_deref(),
+            Some("Fentry 12, Tracepoint 3")
+        );
     }
 
     #[test]
@@ -571,13 +584,13 @@ mod tests {
         let seen = |contest| Seen {
             generation: Some(1),
             outcome: Outcome::Applied {
-                hook: AttachMode::Auto,
                 on_delete: false,
                 contest,
             },
             daemon_set: None,
             daemon_set_outdated: false,
             failures: &failures,
+            hooks: &[],
         };
         let no_contest = Contest::default();
         let next = status(&HttpStatisticsStatus::default(), &seen(&no_contest), at(0));

@@ -95,11 +95,11 @@ impl Process {
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
-    pub(crate) fn terminate(&self) -> Result<()> {
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill")
-            .args(["-TERM", &self.id().to_string()])
+            .args(["-s", signal, &self.id().to_string()])
             .status()?;
-        ensure!(status.success(), "failed to end {}", self.name);
+        ensure!(status.success(), "failed to send {signal} to {}", self.name);
         Ok(())
     }
 }
@@ -130,7 +130,8 @@ struct Own {
     etcd: Process,
     api_server: Option<Process>,
     api_arguments: Vec<String>,
-    controllers: Process,
+    /// Started when the API server is ready, without which they end.
+    controllers: Option<Process>,
     programs: PathBuf,
 }
 
@@ -155,6 +156,31 @@ fn start_etcd(programs: &Path, directory: &Path) -> Result<(Process, String)> {
         &directory.join("etcd.log"),
     )?;
     Ok((etcd, etcd_url))
+}
+
+fn start_controllers(programs: &Path, directory: &Path) -> Result<Process> {
+    let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
+    Process::start(
+        &programs.join("kube-controller-manager"),
+        &[
+            format!("--kubeconfig={}", path("admin.kubeconfig")),
+            // Not nodelifecycle: nobody keeps our nodes alive.
+            concat!(
+                "--controllers=daemonset,deployment,replicaset,",
+                "garbagecollector,namespace,serviceaccount,serviceaccount-token"
+            )
+            .to_owned(),
+            format!("--service-account-private-key-file={}", path("sa.key")),
+            "--leader-elect=false".to_owned(),
+            "--kube-api-qps=1000".to_owned(),
+            "--kube-api-burst=2000".to_owned(),
+            format!("--secure-port={}", free_port()?),
+            "--port=0".to_owned(),
+            format!("--cert-dir={}", path("certificates")),
+        ],
+        &[],
+        &directory.join("controllers.log"),
+    )
 }
 
 const ADMIN_TOKEN: &str = "admin-token";
@@ -223,24 +249,6 @@ impl Cluster {
 
         let kubeconfig = kubeconfig(&format!("https://127.0.0.1:{port}"), ADMIN_TOKEN)?;
         fs::write(path("admin.kubeconfig"), serde_json::to_string(&kubeconfig)?)?;
-        let controllers = Process::start(
-            &programs.join("kube-controller-manager"),
-            &[
-                format!("--kubeconfig={}", text(path("admin.kubeconfig"))),
-                // Not nodelifecycle: nobody keeps our nodes alive.
-                "--controllers=daemonset,garbagecollector,namespace,serviceaccount,serviceaccount-token"
-                    .to_owned(),
-                format!("--service-account-private-key-file={key}"),
-                "--leader-elect=false".to_owned(),
-                "--kube-api-qps=1000".to_owned(),
-                "--kube-api-burst=2000".to_owned(),
-                format!("--secure-port={}", free_port()?),
-                "--port=0".to_owned(),
-                format!("--cert-dir={}", text(path("certificates"))),
-            ],
-            &[],
-            &path("controllers.log"),
-        )?;
         let mut cluster = Self {
             admin: client(&kubeconfig).await?,
             kubeconfig,
@@ -249,11 +257,14 @@ impl Cluster {
                 etcd,
                 api_server: Some(api_server),
                 api_arguments,
-                controllers,
+                controllers: None,
                 programs,
             }),
         };
         cluster.wait_until_ready().await?;
+        if let Some(own) = &mut cluster.own {
+            own.controllers = Some(start_controllers(&own.programs, cluster.directory.path())?);
+        }
         Ok(cluster)
     }
 
@@ -285,7 +296,9 @@ impl Cluster {
     pub(crate) fn check(&mut self) -> Result<()> {
         if let Some(own) = &mut self.own {
             own.etcd.check()?;
-            own.controllers.check()?;
+            if let Some(controllers) = &mut own.controllers {
+                controllers.check()?;
+            }
         }
         Ok(())
     }
@@ -368,15 +381,27 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn start(cluster: &Cluster, kubeconfig: &Path) -> Result<Self> {
+        Self::start_pod(cluster, kubeconfig, "operator", &[])
+    }
+
+    /// As the pod `name`, with more arguments.
+    pub(crate) fn start_pod(
+        cluster: &Cluster,
+        kubeconfig: &Path,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let port = free_port()?;
+        let mut all = vec![
+            format!("--namespace={}", crate::NAMESPACE),
+            format!("--listen=127.0.0.1:{port}"),
+        ];
+        all.extend(arguments.iter().copied().map(str::to_owned));
         let process = Process::start(
             Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-operator")),
-            &[
-                format!("--namespace={}", crate::NAMESPACE),
-                format!("--listen=127.0.0.1:{port}"),
-            ],
-            &[("KUBECONFIG", &kubeconfig.to_string_lossy())],
-            &cluster.directory.path().join("operator.log"),
+            &all,
+            &[("KUBECONFIG", &kubeconfig.to_string_lossy()), ("HOSTNAME", name)],
+            &cluster.directory.path().join(format!("{name}.log")),
         )?;
         Ok(Self { process, port })
     }
@@ -427,7 +452,7 @@ impl Operator {
     /// Ends it as Kubernetes does; returns how long it took.
     pub(crate) async fn stop(mut self) -> Result<Duration> {
         let start = std::time::Instant::now();
-        self.process.terminate()?;
+        self.process.signal("TERM")?;
         let status = until("the operator has ended", async || self.process.ended()).await?;
         ensure!(
             status.success(),

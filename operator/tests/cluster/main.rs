@@ -11,6 +11,7 @@
 
 mod control_plane;
 mod kubelet;
+mod names;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -32,6 +34,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{Cluster, Operator};
 use crate::kubelet::Kubelet;
+use crate::names::agents_name_the_pods_of_their_node;
 
 const NAMESPACE: &str = "scope-http-statistics";
 const OPERATOR_USER: &str = "system:serviceaccount:scope-http-statistics:scope-http-statistics-operator";
@@ -76,9 +79,11 @@ const TESTS: &[(&str, Test)] = tests! {
     what_fails_on_a_node_is_told_in_its_own_words
     of_two_that_claim_a_node_the_older_has_it
     a_missing_right_is_told_and_its_return_noticed
+    agents_name_the_pods_of_their_node
     a_cluster_at_rest_sees_no_write
     a_restarted_operator_changes_nothing_and_misses_nothing
     it_survives_a_restart_of_the_api_server
+    of_several_operators_one_works
     fifty_resources_are_as_well_kept_as_one
     a_deleted_resource_leaves_nothing
     two_thousand_nodes
@@ -149,6 +154,12 @@ impl World {
     async fn new() -> Result<Self> {
         let cluster = Cluster::start().await?;
         let admin = &cluster.admin;
+        // The API server makes it itself, some time after it is ready.
+        let namespaces = Api::<Namespace>::all(admin.clone());
+        until("there is a default namespace", async || {
+            Ok(namespaces.get_opt("default").await?)
+        })
+        .await?;
         let manifest = include_str!("../../../deployments/operator.yaml");
         let documents: Vec<Value> = serde_saphyr::from_multiple(manifest)?;
         for document in &documents {
@@ -166,13 +177,7 @@ impl World {
                 kind => bail!("unexpected {kind}"),
             }?;
         }
-        let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE);
-        let request: TokenRequest =
-            serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
-        let token = accounts
-            .create_token_request("scope-http-statistics-operator", &PostParams::default(), &request)
-            .await?;
-        let token = token.status.context("no token")?.token;
+        let token = token(admin, "scope-http-statistics-operator").await?;
         let operator_kubeconfig = cluster.write_kubeconfig("operator.kubeconfig", &token)?;
         let kubelet = Kubelet::start(admin.clone());
         Ok(Self {
@@ -181,6 +186,11 @@ impl World {
             operator_kubeconfig,
             kubelet,
         })
+    }
+
+    /// For a service account in the operator's namespace.
+    async fn token(&self, account: &str) -> Result<String> {
+        token(&self.cluster.admin, account).await
     }
 
     fn admin(&self) -> Client {
@@ -258,6 +268,25 @@ impl World {
         .with_context(|| format!("last status: {}", last.borrow()))
     }
 
+    /// Waits until `kubectl get` shows this in the column `Hook`.
+    async fn wait_for_hook(&self, name: &str, hook: &str) -> Result<()> {
+        let path = format!("/apis/scope-http-statistics.dev/v1alpha1/httpstatistics/{name}");
+        let last = std::cell::RefCell::new(String::new());
+        until(&format!("{name} shows {hook}"), async || {
+            let request = axum::http::Request::get(&path)
+                .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+                .body(Vec::new())?;
+            let table: Value = self.admin().request(request).await?;
+            let columns = table["columnDefinitions"].as_array().context("no columns")?;
+            let place = columns.iter().position(|column| column["name"] == "Hook");
+            let cell = &table["rows"][0]["cells"][place.context("no such column")?];
+            *last.borrow_mut() = cell.to_string();
+            Ok((cell == hook).then_some(()))
+        })
+        .await
+        .with_context(|| format!("last shown: {}", last.borrow()))
+    }
+
     /// Which nodes run an agent of `name`, and the uid of its pod.
     async fn agents(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let selector = format!("app.kubernetes.io/component=agent,app.kubernetes.io/instance={name}");
@@ -292,6 +321,15 @@ impl World {
         self.resources().delete(name, &DeleteParams::background()).await?;
         Ok(())
     }
+}
+
+async fn token(admin: &Client, account: &str) -> Result<String> {
+    let request: TokenRequest =
+        serde_json::from_value(json!({"spec": {"audiences": [], "expirationSeconds": 7200}}))?;
+    let answer = Api::<ServiceAccount>::namespaced(admin.clone(), NAMESPACE)
+        .create_token_request(account, &PostParams::default(), &request)
+        .await?;
+    Ok(answer.status.context("no token")?.token)
 }
 
 fn namespaced<K>(client: &Client, namespace: Option<&str>) -> Result<Api<K>>
@@ -360,6 +398,19 @@ async fn a_resource_brings_up_its_agents(world: &mut World) -> Result<()> {
         "{nodes:?}"
     );
     ensure!(world.agents("first").await?.len() == 3);
+    world.wait_for_hook("first", "Fentry 2, Tracepoint 1").await?;
+    let hooks = world
+        .resources()
+        .get("first")
+        .await?
+        .status
+        .unwrap_or_default()
+        .hooks;
+    ensure!(
+        serde_json::to_value(&hooks)?
+            == json!([{"hook": "Fentry", "nodes": 2}, {"hook": "Tracepoint", "nodes": 1}]),
+        "{hooks:?}"
+    );
 
     let daemon_set = world.daemon_sets().get(&owned("first")).await?;
     let config_map = world.config_maps().get(&owned("first")).await?;
@@ -448,18 +499,14 @@ async fn a_change_of_the_image_rolls_out(world: &mut World) -> Result<()> {
     world
         .change("first", json!({"image": "agent:2", "attachMode": "Tracepoint"}))
         .await?;
-    let status = world.wait_for("first", "Progressing=False/RolledOut").await?;
+    world.wait_for("first", "Progressing=False/RolledOut").await?;
     let after = world.agents("first").await?;
     ensure!(
         after.len() == 3 && before.iter().all(|(node, uid)| after.get(node) != Some(uid)),
         "{before:?} {after:?}"
     );
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    ensure!(
-        serde_json::to_value(&status.hooks)? == json!([{"hook": "Tracepoint", "nodes": 3}]),
-        "{:?}",
-        status.hooks
-    );
+    world.wait_for_hook("first", "Tracepoint").await?;
     let events = world.events("first").await?;
     ensure!(
         events.len() == 4 && events[2..] == ["Normal RollingOut", "Normal RolledOut"],
@@ -800,6 +847,92 @@ async fn it_survives_a_restart_of_the_api_server(world: &mut World) -> Result<()
     Ok(())
 }
 
+async fn of_several_operators_one_works(world: &mut World) -> Result<()> {
+    const WRITES: &str = "scope_http_statistics_operator_writes_total";
+    if let Some(operator) = world.operator.take() {
+        operator.stop().await?;
+    }
+    let start = async |world: &World, name: &str| {
+        let mut operator = Operator::start_pod(
+            &world.cluster,
+            &world.operator_kubeconfig,
+            name,
+            &["--leader-election"],
+        )?;
+        operator.wait_until_ready().await?;
+        Ok::<_, anyhow::Error>(operator)
+    };
+    let leases = Api::<Lease>::namespaced(world.admin(), NAMESPACE);
+    let until_held_by = async |name: &str| {
+        let begin = Instant::now();
+        until(&format!("{name} has the lease"), async || {
+            let lease = leases.get("scope-http-statistics-operator").await?;
+            let holder = lease
+                .spec
+                .and_then(|spec| spec.holder_identity)
+                .unwrap_or_default();
+            Ok(holder.starts_with(name).then_some(()))
+        })
+        .await?;
+        println!(
+            "{name} has the lease after {:.1} s",
+            begin.elapsed().as_secs_f64()
+        );
+        Ok::<_, anyhow::Error>(())
+    };
+    let roll_out = async |world: &World, image: &str| {
+        world.change("first", json!({"image": image})).await?;
+        world.wait_for("first", "Ready=True/AgentsReady").await
+    };
+
+    let first = start(world, "operator-a").await?;
+    until_held_by("operator-a").await?;
+    let second = start(world, "operator-b").await?;
+    roll_out(world, "agent:6").await?;
+    // By this account it was over half a century ago. Clocks are not believed.
+    let over = json!({"spec": {"renewTime": "1970-01-01T00:00:00.000000Z"}});
+    leases
+        .patch(
+            "scope-http-statistics-operator",
+            &PatchParams::default(),
+            &Patch::Merge(over),
+        )
+        .await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    roll_out(world, "agent:7").await?;
+    ensure!(first.metric(WRITES)? > 0.0);
+    ensure!(second.metric(WRITES)? < 1.0);
+
+    first.stop().await?;
+    until_held_by("operator-b").await?;
+    roll_out(world, "agent:8").await?;
+
+    // One that stands still for longer than the lease, and goes on as if nothing had happened.
+    let third = start(world, "operator-c").await?;
+    let before = second.metric(WRITES)?;
+    second.process.signal("STOP")?;
+    until_held_by("operator-c").await?;
+    roll_out(world, "agent:9").await?;
+    second.process.signal("CONT")?;
+    until("the second one notices", async || {
+        let noticed = second.process.last_lines(20).contains("has lost the lease");
+        Ok(noticed.then_some(()))
+    })
+    .await?;
+    roll_out(world, "agent:10").await?;
+    let after = second.metric(WRITES)?;
+    ensure!(before.total_cmp(&after).is_eq(), "{before} writes, then {after}");
+    ensure!(second.get("/readyz")?.0 == 200, "it stands by again");
+
+    // Gone without a word.
+    third.process.signal("KILL")?;
+    until_held_by("operator-b").await?;
+    roll_out(world, "agent:11").await?;
+    second.stop().await?;
+    world.operator = Some(Operator::start(&world.cluster, &world.operator_kubeconfig)?);
+    world.operator()?.wait_until_ready().await
+}
+
 async fn fifty_resources_are_as_well_kept_as_one(world: &mut World) -> Result<()> {
     let pools: Vec<String> = (1..=50).map(|number| format!("many-{number}")).collect();
     let start = Instant::now();
@@ -895,6 +1028,7 @@ async fn two_thousand_nodes(world: &mut World) -> Result<()> {
     large["updateStrategy"] = json!({"maxUnavailable": "50%"});
     world.create("large", large).await?;
     let seconds = wait(world, "Ready=True/AgentsReady").await?;
+    world.wait_for_hook("large", "Fentry 1999, Tracepoint 1").await?;
     if world.cluster.is_own() {
         let writes = own_writes(world)?;
         println!("first rollout: {seconds:.1} s, {writes} writes");

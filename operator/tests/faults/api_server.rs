@@ -42,7 +42,6 @@ struct Content {
     objects: BTreeMap<String, Value>,
     /// What happened, each with the path of its collection; the place is the resource version.
     events: Vec<(String, Value)>,
-    plans: Vec<Plan>,
     /// `METHOD path` of all requests that change something.
     writes: Vec<String>,
     requests: usize,
@@ -51,6 +50,7 @@ struct Content {
 #[derive(Clone, Default)]
 pub(crate) struct ApiServer {
     content: Arc<Mutex<Content>>,
+    plans: Arc<Mutex<Vec<Plan>>>,
 }
 
 impl ApiServer {
@@ -65,12 +65,20 @@ impl ApiServer {
         Client::try_from(config).unwrap()
     }
 
+    /// Another way to the same content, with faults of its own.
+    pub(crate) fn twin(&self) -> Self {
+        Self {
+            content: Arc::clone(&self.content),
+            plans: Arc::default(),
+        }
+    }
+
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap()
     }
 
     pub(crate) fn plan(&self, method: Method, path: &'static str, fault: Fault, times: usize) {
-        self.content().plans.push(Plan {
+        self.plans.lock().unwrap().push(Plan {
             method,
             path,
             fault,
@@ -78,9 +86,14 @@ impl ApiServer {
         });
     }
 
+    /// From now on all goes well.
+    pub(crate) fn forget_plans(&self) {
+        self.plans.lock().unwrap().clear();
+    }
+
     /// Plans that have not come true.
     pub(crate) fn left(&self) -> usize {
-        self.content().plans.iter().map(|plan| plan.times).sum()
+        self.plans.lock().unwrap().iter().map(|plan| plan.times).sum()
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -130,9 +143,8 @@ impl ApiServer {
     }
 
     fn fault(&self, method: &Method, path: &str) -> Option<Fault> {
-        let mut content = self.content();
-        let plan = content
-            .plans
+        let mut plans = self.plans.lock().unwrap();
+        let plan = plans
             .iter_mut()
             .find(|plan| plan.times > 0 && plan.method == *method && path.contains(plan.path))?;
         plan.times -= 1;
@@ -176,6 +188,16 @@ impl ApiServer {
         Body::from_stream(lines.map(Ok::<_, Infallible>)).into_response()
     }
 
+    /// Writes `object` only if it names the version that it replaces, or there is none and it names none.
+    fn replace(&self, path: &str, object: Value) -> Response {
+        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        match self.get(path) {
+            None if !version(&object).is_null() => failure(404, "NotFound", 0),
+            Some(before) if version(&before) != version(&object) => failure(409, "Conflict", 0),
+            _ => json_of(&self.put(path, object)),
+        }
+    }
+
     fn patch(&self, path: &str, body: &Bytes) -> Response {
         let wanted: Value = serde_json::from_slice(body).unwrap();
         if let Some(path) = path.strip_suffix("/status") {
@@ -216,7 +238,16 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
                 .and_then(|version| version.parse().ok());
             server.watch(path, since.unwrap_or(0))
         }
+        Method::GET if path.contains("/leases/") => server
+            .get(&path)
+            .map_or_else(|| failure(404, "NotFound", 0), |object| json_of(&object)),
         Method::GET => server.list(&path),
+        Method::PUT => server.replace(&path, serde_json::from_slice(&body).unwrap()),
+        Method::POST if path.ends_with("/leases") => {
+            let object: Value = serde_json::from_slice(&body).unwrap();
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            server.replace(&format!("{path}/{name}"), object)
+        }
         Method::PATCH => server.patch(&path, &body),
         // Events.
         Method::POST => (

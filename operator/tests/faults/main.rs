@@ -5,11 +5,13 @@
 )]
 
 mod api_server;
+mod lease;
 
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use operator::controller;
+use operator::lease::Tenure;
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -40,6 +42,7 @@ impl Controller {
             client,
             "monitoring".to_owned(),
             metrics.clone(),
+            Tenure::unlimited(),
             waiting,
             stop.clone(),
         );

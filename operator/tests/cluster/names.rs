@@ -1,0 +1,211 @@
+//! The agents' names of pods, from a real API server, with the rights that the operator gives them and no more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::pods::{self, NodeFiles, Sources};
+use agent::workload::{ContainerId, ControllerKind, Directory, PodUid};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{NAMESPACE, PATIENCE, World, owned, spec, until};
+
+/// As many as a large node is set to, and several pages of a list.
+const PODS: usize = 250;
+
+/// The agent's part that names pods.
+struct Names {
+    directory: watch::Receiver<Arc<Directory>>,
+    running: tokio::task::JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Names {
+    async fn start(node: &str, kubeconfig: &std::path::Path, no_files: &std::path::Path) -> Result<Self> {
+        let mut sources = Sources::find(Some(node), Some(kubeconfig)).await;
+        ensure!(sources.api.is_ok(), "{:?}", sources.api);
+        sources.files = NodeFiles::below(no_files);
+        let (sender, directory) = watch::channel(Arc::default());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(pods::run(sources, sender, shutdown.clone()));
+        Ok(Self {
+            directory,
+            running,
+            shutdown,
+        })
+    }
+
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Directory) -> bool) -> Result<Arc<Directory>> {
+        let found = self.directory.wait_for(|directory| is_so(directory));
+        let directory = tokio::time::timeout(PATIENCE, found)
+            .await
+            .with_context(|| format!("it never came that {what}"))??;
+        Ok(Arc::clone(&directory))
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.shutdown.cancel();
+        Ok(self.running.await?)
+    }
+}
+
+fn uid_of(pod: &Pod) -> Result<PodUid> {
+    Ok(pod.uid().context("no uid")?.parse()?)
+}
+
+fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web:1"}]},
+    })
+}
+
+pub(crate) async fn agents_name_the_pods_of_their_node(world: &mut World) -> Result<()> {
+    world.add_nodes("named", 2).await?;
+    world.create("named", spec("named")).await?;
+    world.wait_for("named", "Ready=True/AgentsReady").await?;
+    let token = world.token(&owned("named")).await?;
+    let kubeconfig = world.cluster.write_kubeconfig("agent.kubeconfig", &token)?;
+
+    let admin = world.admin();
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "shop"}}))?;
+    Api::<Namespace>::all(admin.clone())
+        .create(&PostParams::default(), &namespace)
+        .await?;
+    let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), "shop");
+    until("pods may be made", async || {
+        Ok(accounts.get_opt("default").await?)
+    })
+    .await?;
+    let pods = Api::<Pod>::namespaced(admin.clone(), "shop");
+    let create = async |object: Value| -> Result<Pod> {
+        Ok(pods
+            .create(&PostParams::default(), &serde_json::from_value(object)?)
+            .await?)
+    };
+
+    // Before the agent begins: a full node, one pod elsewhere, a static pod's mirror, and a Deployment's.
+    for number in 0..PODS {
+        create(pod(&format!("web-{number}"), "named-1")).await?;
+    }
+    let elsewhere = create(pod("elsewhere", "named-2")).await?;
+    let hash = "9f1c0dbd5cb4d8a5d6e6ae9d0c9b2b57";
+    let mut mirror = pod("etcd-named-1", "named-1");
+    mirror["metadata"]["annotations"] = json!({
+        "kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file",
+    });
+    create(mirror).await?;
+    let labels = json!({"app": "cart"});
+    let mut template = pod("", "named-1");
+    template["metadata"] = json!({"labels": labels});
+    let deployment: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": "cart"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    }))?;
+    let deployment = Api::<Deployment>::namespaced(admin.clone(), "shop")
+        .create(&PostParams::default(), &deployment)
+        .await?;
+
+    let empty = tempfile::tempdir()?;
+    let mut names = Names::start("named-1", &kubeconfig, empty.path()).await?;
+    let directory = names
+        .until("all are known, and the Deployment", |directory| {
+            let in_shop = directory.pods.values().filter(|pod| pod.namespace == "shop");
+            let with_deployment = in_shop.clone().filter(|pod| !pod.controllers.is_empty());
+            in_shop.count() == PODS + 2 && with_deployment.count() == 1
+        })
+        .await?;
+    let by_name: BTreeMap<&str, &PodUid> = directory
+        .pods
+        .iter()
+        .map(|(uid, pod)| (pod.name.as_str(), uid))
+        .collect();
+    ensure!(
+        by_name.get("etcd-named-1") == Some(&&hash.parse()?),
+        "{by_name:?}"
+    );
+    ensure!(!directory.pods.contains_key(&uid_of(&elsewhere)?));
+    let controlled = directory
+        .pods
+        .values()
+        .find(|pod| pod.name.starts_with("cart-"))
+        .context("no pod of the Deployment")?;
+    let [controller] = controlled.controllers.as_slice() else {
+        anyhow::bail!("{controlled:?}")
+    };
+    ensure!(controller.kind == ControllerKind::Deployment && controller.name == "cart");
+    ensure!(Some(&controller.uid) == deployment.metadata.uid.as_ref());
+    // The agents' own pod is on the node as well, of a DaemonSet.
+    let own = directory
+        .pods
+        .values()
+        .find(|pod| pod.namespace == NAMESPACE)
+        .context("no agent")?;
+    ensure!(
+        own.controllers
+            .iter()
+            .any(|controller| controller.kind == ControllerKind::DaemonSet)
+    );
+
+    follow(world, &pods, &mut names).await?;
+    names.stop().await?;
+    world.delete("named").await
+}
+
+/// Containers start; the API server goes away and comes back; a pod is made again under its name.
+async fn follow(world: &mut World, pods: &Api<Pod>, names: &mut Names) -> Result<()> {
+    let first = uid_of(&pods.get("web-0").await?)?;
+    let id: ContainerId = "ab".repeat(32).parse()?;
+    let status = json!({"status": {"containerStatuses": [{
+        "name": "web", "image": "web:1", "imageID": "", "ready": true, "restartCount": 0,
+        "containerID": format!("containerd://{id}"), "state": {"running": {}},
+    }]}});
+    pods.patch_status("web-0", &PatchParams::default(), &Patch::Merge(status))
+        .await?;
+    let directory = names
+        .until("its container is known", |directory| {
+            directory.containers.contains_key(&id)
+        })
+        .await?;
+    ensure!(
+        directory.containers[&id].name == "web" && directory.containers[&id].pod.as_ref() == Some(&first)
+    );
+
+    if world.cluster.is_own() {
+        let known = names.directory.borrow().pods.len();
+        world.cluster.restart_api_server(Duration::from_secs(3)).await?;
+        let stayed = names.directory.borrow().pods.len();
+        ensure!(stayed == known, "{known} names before, {stayed} after");
+    }
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
+    until("it is gone", async || {
+        // The API server may not yet know its own roles again.
+        let _asked = pods.delete("web-0", &now).await;
+        Ok(pods.get_opt("web-0").await?.is_none().then_some(()))
+    })
+    .await?;
+    let again = until("it is made again", async || {
+        let object = serde_json::from_value(pod("web-0", "named-1"))?;
+        Ok(pods.create(&PostParams::default(), &object).await.ok())
+    })
+    .await?;
+    let second = uid_of(&again)?;
+    let directory = names
+        .until("the new one is known", |directory| {
+            directory.pods.contains_key(&second)
+        })
+        .await?;
+    // Its last samples still need its name.
+    ensure!(directory.pods.contains_key(&first) && first != second);
+    Ok(())
+}
