@@ -18,7 +18,7 @@ use crate::pods;
 use crate::process::Processes;
 use crate::reload::{self, ConfigFile};
 use crate::sampler::Sampler;
-use crate::server::{self, PluginSocket, SocketError};
+use crate::server::{self, MetricsPort, PluginSocket, PortError, SocketError};
 use crate::workload::Directory;
 
 /// Why the agent does not run.
@@ -27,6 +27,9 @@ pub enum RunError {
     /// No socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// No port for metrics.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// No programs in the kernel.
     #[error(transparent)]
     Attach(#[from] bpf::Error),
@@ -76,13 +79,14 @@ pub async fn run(
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
     let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
+    let live = watch::Sender::new(settings.live.clone());
+    let port = MetricsPort::open(live.subscribe()).await?;
     let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
     let attached = Instant::now();
     log_start(settings, &probes);
 
     let directory = watch::Sender::<Arc<Directory>>::default();
     let processes = Processes::new(Path::new("/proc"));
-    let live = watch::Sender::new(settings.live.clone());
     let (sampler, feed) = Sampler::new(
         probes,
         attached,
@@ -91,7 +95,7 @@ pub async fn run(
         live.subscribe(),
         HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
     );
-    let router = server::router(feed);
+    let router = server::router(feed.clone());
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
     let sampling = sampler.run(shutdown.clone());
@@ -106,6 +110,11 @@ pub async fn run(
     parts.spawn(async {
         serving.await;
         RunError::Ended("server")
+    });
+    let serving_metrics = port.serve(server::metrics_router(feed), shutdown.clone());
+    parts.spawn(async {
+        serving_metrics.await;
+        RunError::Ended("server of metrics")
     });
     let node = settings.node_name.as_ref().map(NodeName::as_str);
     let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
@@ -151,9 +160,11 @@ fn log_start(settings: &Settings, probes: &Probes) {
     info!(
         hook = %probes.hook(),
         rejected,
+        kernel = bpf::kernel_release(),
         host_id = %settings.host_id,
         host_id_source = settings.host_id_source.describe(),
         socket = %settings.plugin_dir.socket().display(),
+        metrics_address = settings.live.metrics_address.map(tracing::field::display),
         "counting HTTP requests"
     );
 }
