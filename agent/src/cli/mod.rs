@@ -3,6 +3,7 @@
 mod check;
 mod report;
 mod table;
+mod top;
 mod totals;
 
 use std::ffi::OsString;
@@ -43,7 +44,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Count and serve until stopped (default)
     Run,
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Watch requests and responses live, by process, container or pod; of a running agent, else attached itself
+    Top(#[command(flatten)] top::Options),
     /// Show what a running agent has counted since it started
     Totals {
         /// How to print it
@@ -95,6 +98,10 @@ enum Error {
     Print(io::Error),
     #[error("failed to print: {0}")]
     Json(serde_json::Error),
+    #[error("failed to count: {0}")]
+    Counting(String),
+    #[error("failed to use the terminal: {0}: is TERM right? `--once` and `--output` need none")]
+    Screen(io::Error),
 }
 
 /// Runs the command line `args`, the program's name first. The exit code is 0, 1 if the command failed, and 2 if it
@@ -175,6 +182,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
             } else {
                 ExitCode::FAILURE
             })
+        }
+        Command::Top(options) => {
+            top::run(&settings, &options)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Totals { output } => {
             let totals = ask(&settings, async |client| client.get_json("/totals").await)?;
