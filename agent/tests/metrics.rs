@@ -54,10 +54,10 @@ fn counters(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// The sum of the series that contain all of these.
-fn sum(counters: &BTreeMap<String, f64>, words: &[&str]) -> f64 {
+fn sum(counters: &BTreeMap<String, f64>, words: &[impl AsRef<str>]) -> f64 {
     let matching = counters
         .iter()
-        .filter(|(series, _)| words.iter().all(|word| series.contains(word)));
+        .filter(|(series, _)| words.iter().all(|word| series.contains(word.as_ref())));
     matching.map(|(_, value)| value).sum()
 }
 
@@ -163,43 +163,57 @@ fn counters_equal_the_access_log_and_never_fall() {
         before.clone_from(&now);
         now
     };
-    let requests = &["http_server_requests_total", "=\"nginx\""][..];
+    // Nobody else's processes are called so.
+    let name = format!("nginx-{}", std::process::id());
     let mut expected: BTreeMap<String, u64> = BTreeMap::new();
-    let others = look();
+    look();
     for _ in 0..3 {
-        let nginx = Nginx::start();
-        let sent = nginx.load(4, 24);
+        let nginx = Nginx::start_as(&name);
+        let first = nginx.load(4, 24);
+        // A process that is gone before the agent has seen it has no name.
+        agent_totals(&agent, &nginx.workers(), first);
+        let sent = first + nginx.load(4, 24);
         *expected.entry("requests".to_owned()).or_default() += sent;
         for (code, count) in nginx.logged() {
             *expected.entry(code).or_default() += count;
         }
-        // It ends before the agent has looked, or after: either way.
+        // It ends before the agent has looked again, or after: either way.
         nginx.stop();
         look();
     }
-    // Others may run an nginx at the same time: at least what ours did, and code by code.
-    wait_for("all of it in the metrics", || {
-        let now = look();
-        let new = |words: &[&str]| sum(&now, words) - sum(&others, words);
-        let complete = expected.iter().all(|(what, count)| {
-            let code = format!("http_response_status_code=\"{what}\"");
-            let words = if what == "requests" {
-                requests
-            } else {
-                &["http_server_responses_total", "=\"nginx\"", &code][..]
-            };
-            #[expect(clippy::cast_precision_loss, reason = "some hundred")]
-            let count = *count as f64;
-            new(words) >= count
-        });
-        complete.then_some(())
-    });
+    let complete = |now: &BTreeMap<String, f64>| {
+        expected
+            .iter()
+            .all(|(what, count)| sum(now, &words(&name, what)) >= number(*count))
+    };
+    wait_for("all of it in the metrics", || complete(&look()).then_some(()));
     // Nor do they while processes are forgotten.
+    let mut now = look();
     for _ in 0..20 {
-        look();
+        now = look();
         thread::sleep(Duration::from_millis(200));
     }
+    for (what, count) in &expected {
+        let series = words(&name, what);
+        assert!((sum(&now, &series) - number(*count)).abs() < 0.5, "{series:?}: {count} {now:?}");
+    }
     agent.stop();
+}
+
+/// What the series of a status code, or of `requests`, of the processes of this name contain.
+fn words(name: &str, what: &str) -> [String; 3] {
+    let process = format!("process_executable_name=\"{name}\"");
+    if what == "requests" {
+        ["http_server_requests_total".to_owned(), process, String::new()]
+    } else {
+        let code = format!("http_response_status_code=\"{what}\"");
+        ["http_server_responses_total".to_owned(), process, code]
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some hundred")]
+fn number(count: u64) -> f64 {
+    count as f64
 }
 
 /// A running Prometheus that scrapes one agent every second.
@@ -304,24 +318,29 @@ fn a_real_prometheus_scrapes_what_the_log_says_and_every_panel_has_something_to_
     wait_for("the first scrape", || {
         (prometheus.value("up{job=\"scope-http-statistics-agent\"}") == Some(1.0)).then_some(())
     });
-    let nginx = Nginx::start();
-    let codes = nginx.workers();
+    let name = format!("nginx-{}", std::process::id());
+    let nginx = Nginx::start_as(&name);
     let sent = nginx.load(4, 48);
-    let expected = agent_totals(&agent, &codes, sent);
+    let logged = nginx.logged();
+    let selector = format!("process_executable_name=\"{name}\"");
     wait_for("all requests in Prometheus", || {
-        let of_nginx = "http_server_requests_total{process_executable_name=\"nginx\"}";
-        #[expect(clippy::cast_precision_loss, reason = "some hundred")]
-        let sent = sent as f64;
-        (prometheus.value(&format!("sum({of_nginx})"))? >= sent).then_some(())
+        let requests = prometheus.value(&format!("sum(http_server_requests_total{{{selector}}})"))?;
+        (requests >= number(sent)).then_some(())
     });
-    for (code, count) in expected {
-        let series = format!("http_server_responses_total{{http_response_status_code=\"{code}\"}}");
-        wait_for(&series, || {
-            #[expect(clippy::cast_precision_loss, reason = "some hundred")]
-            let count = count as f64;
-            (prometheus.value(&format!("sum({series})"))? >= count).then_some(())
-        });
-    }
+    let by_code = format!("sum by (http_response_status_code) (http_server_responses_total{{{selector}}})");
+    let expected: BTreeMap<String, String> = logged
+        .iter()
+        .map(|(code, count)| (code.clone(), count.to_string()))
+        .collect();
+    wait_for("the responses of nginx's log in Prometheus", || {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let responses: BTreeMap<String, String> = prometheus
+            .query(&by_code)?
+            .iter()
+            .map(|it| (text(&it["metric"]["http_response_status_code"]), text(&it["value"][1])))
+            .collect();
+        (responses == expected).then_some(())
+    });
     let metadata = prometheus.api("metadata").expect("metadata");
     for (name, kind) in [
         ("http_server_requests", "counter"),
