@@ -241,6 +241,8 @@ pub struct Sampler<K> {
     /// Losses that were logged, and when.
     logged_losses: Losses,
     losses_logged: Option<Instant>,
+    /// Whether the latest deletion of counters failed.
+    forget_failed: bool,
     /// When it was last logged that reports are shortened.
     size_logged: Option<Instant>,
     notes: Arc<Notes>,
@@ -305,6 +307,7 @@ impl<K: Kernel> Sampler<K> {
             losses_changed: Timestamp::now(),
             logged_losses: Losses::default(),
             losses_logged: None,
+            forget_failed: false,
             size_logged: None,
             notes: Arc::clone(&notes),
             gzip_ticks: 0,
@@ -465,13 +468,20 @@ impl<K: Kernel> Sampler<K> {
         if keys.is_empty() {
             return;
         }
-        if let Err(error) = self.kernel.forget(&keys) {
+        let forgotten = self.kernel.forget(&keys);
+        let failed_before = std::mem::replace(&mut self.forget_failed, forgotten.is_err());
+        if let Err(error) = forgotten {
             // Closing the accounts now would count twice what is still in the map.
-            warn!(
-                error = chain(&error),
-                "failed to delete counters of processes that are gone; trying again"
-            );
+            if !failed_before {
+                warn!(
+                    error = chain(&error),
+                    "failed to delete counters of processes that are gone; trying again"
+                );
+            }
             return;
+        }
+        if failed_before {
+            info!("counters of processes that are gone can be deleted again");
         }
         for owner in owners {
             if let Some(place) = self.ledger.retire(&owner) {

@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::host::{Poll, ProbeId};
 use crate::sampler::{Feed, Published, View};
@@ -223,6 +223,7 @@ pub async fn serve<L: Listener>(
     let mut listener: Option<L> = None;
     let mut connections = JoinSet::new();
     let mut clients = Clients::default();
+    let mut failing = false;
     loop {
         tokio::select! {
             biased;
@@ -233,6 +234,9 @@ pub async fn serve<L: Listener>(
             Some(new) = listeners.recv() => listener = Some(new),
             accepted = accept(listener.as_ref()) => match accepted {
                 Ok((stream, pid)) => {
+                    if std::mem::take(&mut failing) {
+                        info!("connections are accepted again");
+                    }
                     if clients.len() >= MAX_CONNECTIONS {
                         clients.displace_one();
                         // In a flood of them, those already here must get to say what they want.
@@ -249,7 +253,9 @@ pub async fn serve<L: Listener>(
                     clients.add(connections.spawn(connection), activity);
                 }
                 Err(error) => {
-                    warn!(%error, "failed to accept a connection");
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "failed to accept a connection; trying again");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState, Wrap};
+use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
 
 use super::plain::losses;
 use super::rows::{Grouping, Listing, Row};
@@ -125,7 +125,7 @@ fn footer_line(state: &State) -> Line<'_> {
         line.push(':');
         line.push_str(&state.selection.filter);
     }
-    line.push_str("  r reverse  p pause  ↑↓ select");
+    line.push_str("  r reverse  p pause  j k select");
     Line::from(line).dim()
 }
 
@@ -216,24 +216,34 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &State, listing: &Listin
 fn draw_detail(frame: &mut Frame<'_>, area: Rect, row: &Row, letters: Letters) {
     let pid = row.pid.map(|pid| format!(" {pid}")).unwrap_or_default();
     let highest = row.history.iter().copied().fold(0.0, f64::max);
-    let mut codes = Vec::new();
+    // As many to a line as there is room for.
+    let mut codes = vec![Line::default()];
     for (code, count) in &row.responses {
         let now = row.responses_per_second.get(code).copied().unwrap_or(0.0);
         let class = code.bytes().next().map_or(0, |digit| digit.wrapping_sub(b'0'));
-        codes.push(Span::styled(code.clone(), class_color(class)));
-        codes.push(Span::raw(format!(" {}/s {count}   ", rate(now))));
+        let text = format!(" {}/s {count}   ", rate(now));
+        let is_full = codes
+            .last()
+            .is_some_and(|line| line.width() + code.len() + text.trim_end().len() > area.width.into());
+        if is_full {
+            codes.push(Line::default());
+        }
+        if let Some(line) = codes.last_mut() {
+            line.push_span(Span::styled(code.clone(), class_color(class)));
+            line.push_span(text);
+        }
     }
     let width = usize::from(area.width.saturating_sub(20)).min(MAX_SPARKLINE.into());
-    let lines = vec![
+    let mut lines = vec![
         Line::from(format!("{}{pid}  {}", row.name, row.place)).bold(),
         Line::from(format!(
             "{} {} req/s at most",
             sparkline_text(&row.history, width, letters),
             rate(highest)
         )),
-        Line::from(codes),
     ];
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), area);
+    lines.extend(codes);
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 /// A rate in at most six letters, up to a million.
