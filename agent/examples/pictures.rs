@@ -3,6 +3,7 @@
 //!
 //! `pictures CAPTURE REPORT DIRECTORY` writes `top.svg` and `scope.svg`.
 #![expect(
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a tool that cannot go on has failed, and writing to a string cannot fail"
 )]
@@ -49,7 +50,9 @@ impl Style {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 fn begin(width: usize, height: usize, background: &str, family: &str) -> String {

@@ -1168,7 +1168,10 @@ mod tests {
             );
         }
         let file = |text: &str| Overrides::from_yaml(text).unwrap().metrics_address;
-        assert_eq!(file("metricsAddress: 9464"), Some("127.0.0.1:9464".parse().unwrap()));
+        assert_eq!(
+            file("metricsAddress: 9464"),
+            Some("127.0.0.1:9464".parse().unwrap())
+        );
         let (line, message) = Overrides::from_yaml("interval: 1s\nmetricsAddress: 70000\n").unwrap_err();
         assert!(line == Some(2) && message.contains("70000"), "{line:?} {message}");
     }

@@ -153,12 +153,15 @@ impl Overview {
             }
             activity
         };
-        let processes = ledger.processes().into_iter().map(|(owner, account)| ProcessActivity {
-            pid: owner.pid,
-            command: account.command().map(str::to_owned),
-            place: PlaceTotals::new(account.place(), directory),
-            activity: activity(account.totals().collect(), live.remove(&owner)),
-        });
+        let processes = ledger
+            .processes()
+            .into_iter()
+            .map(|(owner, account)| ProcessActivity {
+                pid: owner.pid,
+                command: account.command().map(str::to_owned),
+                place: PlaceTotals::new(account.place(), directory),
+                activity: activity(account.totals().collect(), live.remove(&owner)),
+            });
         let processes = processes.collect();
         let exited = ledger.exited().into_iter().map(|(place, counts)| ExitedActivity {
             place: PlaceTotals::new(&place, directory),
@@ -264,8 +267,12 @@ mod tests {
         assert_eq!(exited.activity.counts.requests, 256);
         assert_eq!(exited.activity.counts.responses["unknown"], 256);
         let rates = &exited.activity.request_rates;
-        assert_eq!((rates.len(), rates[53], rates[54]), (60, 4.0, 0.0));
-        assert_eq!(exited.activity.response_rates["unknown"], 0.0);
+        assert_eq!(rates.len(), 60);
+        assert_eq!(rates[53..55], [4.0, 0.0]);
+        assert_eq!(
+            exited.activity.response_rates,
+            [("unknown".to_owned(), 0.0)].into()
+        );
 
         let text = serde_json::to_string(&overview).unwrap();
         assert_eq!(serde_json::from_str::<Overview>(&text).unwrap(), overview);

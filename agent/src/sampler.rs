@@ -20,7 +20,7 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, ProgramStatistics, Probes};
+use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes, ProgramStatistics};
 use crate::cause::chain;
 use crate::config::Live;
 use crate::host::{self, HostIdentity, Poll};

@@ -48,7 +48,12 @@ fn counters(text: &str) -> BTreeMap<String, f64> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.rsplit_once(' '))
-        .filter(|(series, _)| series.split('{').next().is_some_and(|name| name.ends_with("_total")))
+        .filter(|(series, _)| {
+            series
+                .split('{')
+                .next()
+                .is_some_and(|name| name.ends_with("_total"))
+        })
         .map(|(series, value)| (series.to_owned(), value.parse().expect("a number")))
         .collect()
 }
@@ -195,7 +200,10 @@ fn counters_equal_the_access_log_and_never_fall() {
     }
     for (what, count) in &expected {
         let series = words(&name, what);
-        assert!((sum(&now, &series) - number(*count)).abs() < 0.5, "{series:?}: {count} {now:?}");
+        assert!(
+            (sum(&now, &series) - number(*count)).abs() < 0.5,
+            "{series:?}: {count} {now:?}"
+        );
     }
     agent.stop();
 }
@@ -337,7 +345,12 @@ fn a_real_prometheus_scrapes_what_the_log_says_and_every_panel_has_something_to_
         let responses: BTreeMap<String, String> = prometheus
             .query(&by_code)?
             .iter()
-            .map(|it| (text(&it["metric"]["http_response_status_code"]), text(&it["value"][1])))
+            .map(|it| {
+                (
+                    text(&it["metric"]["http_response_status_code"]),
+                    text(&it["value"][1]),
+                )
+            })
             .collect();
         (responses == expected).then_some(())
     });

@@ -5,8 +5,8 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use support::{Agent, Nginx, wait_for};
@@ -35,7 +35,16 @@ impl Terminal {
         let (columns, lines) = (COLUMNS.to_string(), LINES.to_string());
         let mut tmux = terminal.command();
         // An agent of the surroundings must not be found by what they set.
-        tmux.args(["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &lines]);
+        tmux.args([
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            &columns,
+            "-y",
+            &lines,
+        ]);
         tmux.arg("env -u NO_COLOR -u LC_ALL PS1='$ ' LANG=C.UTF-8 sh");
         for (name, value) in variables {
             tmux.env(name, value);
@@ -299,7 +308,9 @@ fn scripts_get_plain_tables_and_json() {
     let json = wait_for("all requests", || {
         let output = top(
             directory,
-            &["--once", "--output", "json", "--filter", &filter, "--sort", "total"],
+            &[
+                "--once", "--output", "json", "--filter", &filter, "--sort", "total",
+            ],
         );
         let listing: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let rows = listing["rows"].as_array().expect("rows");

@@ -20,7 +20,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The port cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to serve metrics on {address}: {cause}: choose another --metrics-address, or stop who listens there")]
+#[error(
+    "failed to serve metrics on {address}: {cause}: choose another --metrics-address, or stop who listens there"
+)]
 pub struct PortError {
     /// Where.
     address: SocketAddr,

@@ -161,7 +161,9 @@ impl Stop {
         ];
         let [terminate, interrupt, hangup] = kinds.map(signal);
         let signals = || -> io::Result<_> { Ok([terminate?, interrupt?, hangup?]) };
-        signals().map(Self).map_err(|error| RunError::Signals(error).into())
+        signals()
+            .map(Self)
+            .map_err(|error| RunError::Signals(error).into())
     }
 
     async fn wait(&mut self) {

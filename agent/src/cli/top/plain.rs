@@ -7,11 +7,16 @@ use crate::cli::table::{Align, Table};
 pub(super) fn table(listing: &Listing) -> String {
     let by_process = listing.by == Grouping::Process;
     let titles = match listing.by {
-        Grouping::Process => &[("PID", Align::Right), ("COMMAND", Align::Left), ("WHERE", Align::Left)][..],
+        Grouping::Process => &[
+            ("PID", Align::Right),
+            ("COMMAND", Align::Left),
+            ("WHERE", Align::Left),
+        ][..],
         Grouping::Container => &[("CONTAINER", Align::Left), ("WHERE", Align::Left)],
         Grouping::Pod => &[("POD", Align::Left)],
     };
-    let numbers = ["REQ/S", "2XX/S", "3XX/S", "4XX/S", "5XX/S", "REQUESTS"].map(|title| (title, Align::Right));
+    let numbers =
+        ["REQ/S", "2XX/S", "3XX/S", "4XX/S", "5XX/S", "REQUESTS"].map(|title| (title, Align::Right));
     let mut table = Table::new(
         titles
             .iter()

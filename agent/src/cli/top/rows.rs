@@ -187,10 +187,7 @@ impl Selection {
         };
         for process in &overview.processes {
             let (command, place) = (process.command.as_deref(), &process.place);
-            take(
-                self.names(Some((process.pid, command)), place),
-                &process.activity,
-            );
+            take(self.names(Some((process.pid, command)), place), &process.activity);
         }
         for exited in &overview.exited {
             take(self.names(None, &exited.place), &exited.activity);

@@ -8,7 +8,7 @@ use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
 
 use super::plain::losses;
 use super::rows::{Grouping, Listing, Row};
-use super::state::State;
+use super::state::{Keys, State};
 
 /// Which letters a terminal has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +113,20 @@ fn header_lines<'a>(state: &'a State, listing: Option<&'a Listing>) -> Vec<Line<
 }
 
 fn footer_line(state: &State) -> Line<'_> {
-    if state.editing {
-        return Line::from(format!("filter: {}_   Enter keep  Esc clear", state.selection.filter));
+    if state.keys == Keys::Filter {
+        return Line::from(format!(
+            "filter: {}_   Enter keep  Esc clear",
+            state.selection.filter
+        ));
     }
     let mut line = format!(
         "q quit  g group  s sort:{}{}  / filter",
         state.selection.sort.name(),
-        if state.selection.reverse { " (reversed)" } else { "" },
+        if state.selection.reverse {
+            " (reversed)"
+        } else {
+            ""
+        },
     );
     if !state.selection.filter.is_empty() {
         line.push(':');
@@ -325,9 +332,6 @@ mod tests {
         ] {
             assert_eq!(rate(value), expected);
         }
-        assert_eq!(
-            [total(999_999_999), total(1_000_000_000)],
-            ["999999999", "1000M"]
-        );
+        assert_eq!([total(999_999_999), total(1_000_000_000)], ["999999999", "1000M"]);
     }
 }

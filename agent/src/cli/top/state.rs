@@ -8,12 +8,20 @@ use crate::overview::Overview;
 /// Rows that a page key goes over.
 const PAGE: usize = 10;
 
+/// What keys mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Keys {
+    #[default]
+    Commands,
+    /// They are letters of the filter.
+    Filter,
+}
+
 /// The state of the screen.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) selection: Selection,
-    /// Whether what is typed goes into the filter.
-    pub(super) editing: bool,
+    pub(super) keys: Keys,
     pub(super) paused: bool,
     /// Whether there is no agent, and `top` itself is attached.
     pub(super) attached: bool,
@@ -64,10 +72,7 @@ impl State {
     }
 
     fn list(&mut self) {
-        self.listing = self
-            .overview
-            .as_ref()
-            .map(|overview| self.selection.of(overview));
+        self.listing = self.overview.as_ref().map(|overview| self.selection.of(overview));
     }
 
     /// Selects the row this many below the selected one.
@@ -94,10 +99,9 @@ impl State {
             self.done |= matches!(key.code, KeyCode::Char('c' | 'd'));
             return;
         }
-        if self.editing {
-            self.edit(key.code);
-        } else {
-            self.command(key.code);
+        match self.keys {
+            Keys::Filter => self.edit(key.code),
+            Keys::Commands => self.command(key.code),
         }
         self.list();
     }
@@ -105,10 +109,10 @@ impl State {
     fn edit(&mut self, key: KeyCode) {
         let filter = &mut self.selection.filter;
         match key {
-            KeyCode::Enter => self.editing = false,
+            KeyCode::Enter => self.keys = Keys::Commands,
             KeyCode::Esc => {
                 filter.clear();
-                self.editing = false;
+                self.keys = Keys::Commands;
             }
             KeyCode::Backspace => {
                 filter.pop();
@@ -132,7 +136,7 @@ impl State {
             }
             KeyCode::Char('s') => self.selection.sort = self.selection.sort.next(),
             KeyCode::Char('r') => self.selection.reverse = !self.selection.reverse,
-            KeyCode::Char('/') => self.editing = true,
+            KeyCode::Char('/') => self.keys = Keys::Filter,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Down | KeyCode::Char('j') => self.go(1),
             KeyCode::Up | KeyCode::Char('k') => self.go(-1),
@@ -244,7 +248,10 @@ not counted: gave_up 2
         press(&mut state, &[KeyCode::Tab, KeyCode::Char('/')]);
         press(&mut state, &"caqx".chars().map(KeyCode::Char).collect::<Vec<_>>());
         assert!(names(&state).is_empty() && !state.done, "q is a letter here");
-        press(&mut state, &[KeyCode::Backspace, KeyCode::Backspace, KeyCode::Enter]);
+        press(
+            &mut state,
+            &[KeyCode::Backspace, KeyCode::Backspace, KeyCode::Enter],
+        );
         assert_eq!(names(&state), ["caddy"]);
         press(&mut state, &[KeyCode::Esc]);
         assert_eq!(names(&state).len(), 2);
