@@ -9,10 +9,8 @@ use support::{Agent, Nginx, wait_for};
 /// Lines that tell of the agent; what could not be counted of others is none of them.
 fn lines(agent: &Agent) -> Vec<Value> {
     let log = agent.log();
-    let lines = log.lines().map(|line| -> Value {
-        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
-    });
-    lines
+    log.lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON in every line"))
         .filter(|line| line["message"] != "not everything could be counted")
         .collect()
 }

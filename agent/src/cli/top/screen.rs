@@ -90,7 +90,7 @@ fn header_lines<'a>(state: &'a State, listing: Option<&'a Listing>) -> Vec<Line<
             let text = format!("  {class}xx {}/s", rate(sum.class_rate(class)));
             second.push(Span::styled(text, class_color(class)));
         }
-        second.push(Span::raw(format!("   {} requests in all", sum.requests)));
+        second.push(Span::raw(format!("   {} total", sum.requests)));
     }
     let problem = state
         .problem

@@ -203,7 +203,7 @@ mod tests {
     fn everything_fits_into_eighty_columns() {
         let expected = "\
 HTTP statistics  node-1  16:16:40Z  hook kprobe  agent 42  processes
-14.0 req/s   2xx 9.0/s  3xx 0.0/s  4xx 5.0/s  5xx 0.0/s   160 requests in all
+14.0 req/s   2xx 9.0/s  3xx 0.0/s  4xx 5.0/s  5xx 0.0/s   160 total
 not counted: gave_up 2
     PID COMMAND           REQ/S  2XX/S  3XX/S  4XX/S  5XX/S  REQUESTS MINUTE
       7 nginx               9.0    9.0    0.0    0.0    0.0        90         ▁█
