@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -174,10 +174,18 @@ fn counters_equal_the_access_log_and_never_fall() {
     look();
     for _ in 0..3 {
         let nginx = Nginx::start_as(&name);
-        let first = nginx.load(4, 24);
+        let workers = nginx.workers();
+        let mut sent = 0;
         // A process that is gone before the agent has seen it has no name.
-        agent_totals(&agent, &nginx.workers(), first);
-        let sent = first + nginx.load(4, 24);
+        wait_for("both workers to have been seen", || {
+            sent += nginx.load(4, 24);
+            wait_for("the agent to count", || {
+                (agent.totals().of(&workers).0 == sent).then_some(())
+            });
+            let seen = |worker: &u32| agent.totals().of(&BTreeSet::from([*worker])).0 > 0;
+            workers.iter().all(seen).then_some(())
+        });
+        sent += nginx.load(4, 24);
         *expected.entry("requests".to_owned()).or_default() += sent;
         for (code, count) in nginx.logged() {
             *expected.entry(code).or_default() += count;
@@ -387,18 +395,6 @@ fn a_real_prometheus_scrapes_what_the_log_says_and_every_panel_has_something_to_
     nginx.stop();
     drop(prometheus);
     agent.stop();
-}
-
-/// Responses by code as the agent has them, once it has all requests.
-fn agent_totals(
-    agent: &Agent,
-    workers: &std::collections::BTreeSet<u32>,
-    sent: u64,
-) -> BTreeMap<String, u64> {
-    wait_for("the agent to count", || {
-        let (requests, codes) = agent.totals().of(workers);
-        (requests == sent).then_some(codes)
-    })
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Agent, Nginx, wait_for};
@@ -95,16 +97,18 @@ impl Terminal {
     /// Waits for a screen that is as it should.
     #[track_caller]
     fn wait(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
-        let mut last = String::new();
-        let started = std::time::Instant::now();
-        while started.elapsed() < std::time::Duration::from_mins(1) {
-            last = self.capture();
-            if is(&last) {
-                return last;
+        let started = Instant::now();
+        loop {
+            let screen = self.capture();
+            if is(&screen) {
+                return screen;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(
+                started.elapsed() < Duration::from_mins(1),
+                "waited in vain for {what}; the screen is\n{screen}"
+            );
+            thread::sleep(Duration::from_millis(50));
         }
-        panic!("waited in vain for {what}; the screen is\n{last}");
     }
 }
 
@@ -176,7 +180,7 @@ fn a_terminal_shows_what_nginx_logs_and_takes_keys() {
         .split_whitespace()
         .nth(1)
         .and_then(|pid| pid.parse().ok())
-        .unwrap_or_else(|| panic!("no PID in {detail:?}"));
+        .expect("a PID");
     assert!(workers.contains(&pid), "{first}");
     let shown: Vec<&str> = first.lines().skip(21).take(2).collect();
     assert!(
@@ -197,7 +201,7 @@ fn a_terminal_shows_what_nginx_logs_and_takes_keys() {
     wait_for("the agent to count", || {
         (agent.totals().of(&workers).0 == sent + more).then_some(())
     });
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(3));
     assert_eq!(total(&terminal.capture()), sent, "paused");
     terminal.press(&["p"]);
     terminal.wait("what came in between", |screen| total(screen) == sent + more);

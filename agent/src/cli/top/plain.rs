@@ -2,6 +2,7 @@
 
 use super::rows::{Grouping, Listing};
 use crate::cli::table::{Align, Table};
+use crate::cli::totals::not_counted;
 
 /// Rates by class, and totals by status code.
 pub(super) fn table(listing: &Listing) -> String {
@@ -48,21 +49,6 @@ pub(super) fn table(listing: &Listing) -> String {
         listing.host,
         listing.hook,
         listing.agent,
-        losses(listing)
+        not_counted(&listing.losses)
     )
-}
-
-/// By cause.
-pub(super) fn losses(listing: &Listing) -> String {
-    let lost: Vec<String> = listing
-        .losses
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(cause, count)| format!("{cause} {count}"))
-        .collect();
-    if lost.is_empty() {
-        "nothing".to_owned()
-    } else {
-        lost.join(", ")
-    }
 }

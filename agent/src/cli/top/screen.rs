@@ -6,9 +6,9 @@ use ratatui::style::{Color, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row as Cells, Table, TableState};
 
-use super::plain::losses;
 use super::rows::{Grouping, Listing, Row};
 use super::state::{Keys, State};
+use crate::cli::totals::not_counted;
 
 /// Which letters a terminal has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ fn header_lines<'a>(state: &'a State, listing: Option<&'a Listing>) -> Vec<Line<
             } else {
                 Style::new()
             };
-            Line::styled(format!("not counted: {}", losses(listing)), style)
+            Line::styled(format!("not counted: {}", not_counted(&listing.losses)), style)
         }
         (None, None) => Line::from("waiting for the first sample"),
     };
