@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run demo bench test lint clean
+.PHONY: help setup build run demo pictures bench test lint clean
 
 # Before cargo: the cache, and a cargo that is new enough.
 env := source .ci/env;
@@ -12,7 +12,7 @@ env := source .ci/env;
 as_root := $$([[ $$EUID == 0 ]] || echo --config "target.$$(rustc -vV | sed -n 's/^host: //p').runner='sudo'")
 
 # What is built here is meant to run: without the BPF toolchain that is an error, not a warning.
-build run demo bench test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
+build run demo pictures bench test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
 
 help:
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -29,6 +29,10 @@ run: ## run the agent in the foreground; flags in ARGS="…"
 demo: setup ## install, build, and watch the agent count a real nginx
 	$(env) cargo build --release --bins -p scope-http-statistics-agent
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent --example demo
+
+pictures: ## make the README's pictures from what a real agent shows over a real nginx; needs tmux
+	$(env) cargo build --release --bins --example demo --example pictures -p scope-http-statistics-agent
+	.ci/pictures
 
 bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
 	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -108,6 +109,12 @@ pub enum ValueError {
     /// Cannot be a node's name.
     #[error("`{0}` is not a node's name: give one as in `kubectl get nodes`")]
     NodeName(String),
+    /// Not where one can listen.
+    #[error(
+        "`{0}` is not an address to serve metrics on: give a port, which is then open to this host only, or an IP address \
+         and a port, as in 9464 or 0.0.0.0:9464"
+    )]
+    MetricsAddress(String),
     /// Not one of the words.
     #[error("`{word}` is not a {what}: use {choices}")]
     Word {
@@ -425,6 +432,38 @@ impl FromStr for PluginDir {
     }
 }
 
+/// Where OpenMetrics are served: a port of the loopback interface, or an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(SocketAddr);
+
+impl MetricsAddress {
+    /// As an address.
+    #[must_use]
+    pub const fn get(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let port = text.parse().map(|port: u16| (Ipv4Addr::LOCALHOST, port).into());
+        let address: Option<SocketAddr> = port.ok().or_else(|| text.parse().ok());
+        // Whoever is to read them must know the port.
+        address
+            .filter(|address| address.port() != 0)
+            .map(Self)
+            .ok_or_else(|| ValueError::MetricsAddress(text.to_owned()))
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -613,6 +652,16 @@ pub struct Overrides {
     #[command(flatten)]
     pub namespaces: NamespaceOverrides,
 
+    /// Where to serve OpenMetrics: a port of 127.0.0.1, or an address and a port [default: nowhere]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        env = "SCOPE_HTTP_STATISTICS_METRICS_ADDRESS"
+    )]
+    #[serde(deserialize_with = "metrics_address")]
+    pub metrics_address: Option<MetricsAddress>,
+
     /// error, warn, info, debug or trace [default: info]
     #[arg(
         long,
@@ -685,6 +734,23 @@ fn map_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MapE
     let entries = Option::<u32>::deserialize(deserializer)?;
     entries
         .map(|entries| entries.try_into().map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+/// A port alone is a number.
+fn metrics_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MetricsAddress>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Port(u64),
+        Address(String),
+    }
+    let written = Option::<Written>::deserialize(deserializer)?;
+    let text = written.map(|written| match written {
+        Written::Port(port) => port.to_string(),
+        Written::Address(address) => address,
+    });
+    text.map(|text| text.parse().map_err(serde::de::Error::custom))
         .transpose()
 }
 
@@ -765,6 +831,7 @@ impl Overrides {
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
+            metrics_address,
             log_level,
             log_format,
         } = self;
@@ -784,6 +851,7 @@ impl Overrides {
                 include: include.or(other.namespaces.include),
                 exclude: exclude.or(other.namespaces.exclude),
             },
+            metrics_address: metrics_address.or(other.metrics_address),
             log_level: log_level.or(other.log_level),
             log_format: log_format.or(other.log_format),
         }
@@ -801,6 +869,8 @@ pub struct Live {
     pub status_codes: StatusCodes,
     /// What is shown.
     pub filter: Filter,
+    /// Where metrics are served, if anywhere but on the plugin's socket.
+    pub metrics_address: Option<MetricsAddress>,
     /// How much is logged.
     pub log_level: LogLevel,
 }
@@ -878,6 +948,7 @@ impl Settings {
             kubeconfig,
             processes,
             namespaces: NamespaceOverrides { include, exclude },
+            metrics_address,
             log_level,
             log_format,
         } = overrides;
@@ -912,6 +983,7 @@ impl Settings {
                 history,
                 status_codes: status_codes.unwrap_or_default(),
                 filter,
+                metrics_address,
                 log_level: log_level.unwrap_or_default(),
             },
             plugin_dir: plugin_dir.unwrap_or_default(),
@@ -943,6 +1015,7 @@ impl Settings {
                             exclude,
                             processes,
                         },
+                    metrics_address,
                     log_level,
                 },
             plugin_dir,
@@ -971,6 +1044,10 @@ impl Settings {
             ("namespaces.include", format!("[{include}]")),
             ("namespaces.exclude", format!("[{exclude}]")),
             ("processes", processes.to_string()),
+            (
+                "metricsAddress",
+                metrics_address.map_or_else(none, |address| address.to_string()),
+            ),
             ("logLevel", log_level.to_string()),
         ];
         let restart = [
@@ -1046,7 +1123,7 @@ mod tests {
                     statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
                     nodeName: n1.example\nkubeconfig: /k\n\
                     processes: pods\nnamespaces:\n  include: [shop, web]\n  exclude: []\n\
-                    logLevel: debug\nlogFormat: json\n";
+                    metricsAddress: 0.0.0.0:9464\nlogLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
             hook: Some(HookChoice::Only(Hook::Kprobe)),
@@ -1063,10 +1140,40 @@ mod tests {
                 include: Some("web,shop".parse().unwrap()),
                 exclude: Some(Namespaces::default()),
             },
+            metrics_address: Some("0.0.0.0:9464".parse().unwrap()),
             log_level: Some(LogLevel::Debug),
             log_format: Some(LogFormat::Json),
         };
         assert_eq!(Overrides::from_yaml(file).unwrap(), expected);
+    }
+
+    #[test]
+    fn metrics_are_for_this_host_unless_an_address_is_given() {
+        for (text, address) in [
+            ("9464", Some("127.0.0.1:9464")),
+            ("0.0.0.0:9464", Some("0.0.0.0:9464")),
+            ("[::]:9464", Some("[::]:9464")),
+            ("0", None),
+            ("127.0.0.1:0", None),
+            ("127.0.0.1", None),
+            ("localhost:9464", None),
+            ("65536", None),
+            ("", None),
+        ] {
+            let parsed = MetricsAddress::from_str(text);
+            assert_eq!(
+                parsed.map(|address| address.to_string()).ok().as_deref(),
+                address,
+                "{text}"
+            );
+        }
+        let file = |text: &str| Overrides::from_yaml(text).unwrap().metrics_address;
+        assert_eq!(
+            file("metricsAddress: 9464"),
+            Some("127.0.0.1:9464".parse().unwrap())
+        );
+        let (line, message) = Overrides::from_yaml("interval: 1s\nmetricsAddress: 70000\n").unwrap_err();
+        assert!(line == Some(2) && message.contains("70000"), "{line:?} {message}");
     }
 
     #[test]

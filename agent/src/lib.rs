@@ -1,8 +1,8 @@
 //! The node agent: counts HTTP requests and responses per process in the kernel and serves the rates to Weave Scope.
 //!
 //! One direction of flow: [`bpf`] (counters in the kernel) → [`sampler`] (reads them once per interval) → [`stats`]
-//! (rates and totals by [`workload`], told by [`process`]) → [`report`] and [`totals`], with names from [`pods`] →
-//! [`server`] (the plugin's socket).
+//! (rates and totals by [`workload`], told by [`process`]) → [`report`], [`totals`], [`overview`] and [`metrics`], with
+//! names from [`pods`] → [`server`] (the plugin's socket, and a port for metrics).
 //! [`config`] and [`cli`] stand before it, [`reload`] changes what it goes by while it runs, [`client`] asks a running
 //! agent.
 
@@ -13,6 +13,8 @@ pub mod client;
 pub mod config;
 pub mod filter;
 pub mod host;
+pub mod metrics;
+pub mod overview;
 pub mod pods;
 pub mod process;
 pub mod reload;

@@ -262,7 +262,7 @@ mod tests {
         let text = "interval: 2s\nstatusCodes: [404, 200]\nlogLevel: debug\nhook: auto\npluginDir: /run/x\n\
                     maxConnections: 2048\nmaxCounters: 4096\nlogFormat: json\n\
                     processes: pods\nnamespaces: {include: [web, shop], exclude: [kube-system]}\nnodeName: n1\n\
-                    kubeconfig: /k\n";
+                    kubeconfig: /k\nmetricsAddress: 9464\n";
         let codes = Settings::new(Overrides::default()).unwrap().live.status_codes;
         accepts(
             &mut file,
@@ -273,6 +273,7 @@ mod tests {
                 "namespaces.include=[shop,web] instead of []",
                 "namespaces.exclude=[kube-system] instead of []",
                 "processes=pods instead of all",
+                "metricsAddress=127.0.0.1:9464 instead of (none)",
                 "logLevel=debug instead of info",
             ],
             &[

@@ -1,5 +1,6 @@
 //! Runs the agent: takes the socket, attaches the programs, samples and serves until a signal.
 
+use std::future::pending;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::bpf::{self, Probes};
-use crate::config::{LogLevel, NodeName, Settings};
+use crate::config::{Live, LogLevel, NodeName, Settings};
 use crate::host::HostIdentity;
 use crate::pods;
 use crate::process::Processes;
 use crate::reload::{self, ConfigFile};
-use crate::sampler::Sampler;
-use crate::server::{self, PluginSocket, SocketError};
+use crate::sampler::{Feed, Sampler};
+use crate::server::{self, MetricsPort, PluginSocket, PortError, SocketError};
 use crate::workload::Directory;
 
 /// Why the agent does not run.
@@ -27,6 +28,9 @@ pub enum RunError {
     /// No socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// No port for metrics.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// No programs in the kernel.
     #[error(transparent)]
     Attach(#[from] bpf::Error),
@@ -63,6 +67,72 @@ impl StopSignals {
     }
 }
 
+/// Attached programs, and what reads, names and keeps what they count.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    /// What is known.
+    pub(crate) feed: Feed,
+    parts: JoinSet<RunError>,
+    shutdown: CancellationToken,
+}
+
+impl Counting {
+    /// Attaches the programs and starts the rest.
+    ///
+    /// # Errors
+    /// When the programs cannot be attached.
+    pub(crate) async fn start(settings: &Settings, live: watch::Receiver<Live>) -> Result<Self, RunError> {
+        let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
+        let attached = Instant::now();
+        log_start(settings, &probes);
+
+        let directory = watch::Sender::<Arc<Directory>>::default();
+        let processes = Processes::new(Path::new("/proc"));
+        let (sampler, feed) = Sampler::new(
+            probes,
+            attached,
+            processes,
+            directory.subscribe(),
+            live,
+            HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
+        );
+        let shutdown = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        let sampling = sampler.run(shutdown.clone());
+        parts.spawn(async {
+            sampling.await;
+            RunError::Ended("sampler")
+        });
+        let node = settings.node_name.as_ref().map(NodeName::as_str);
+        let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
+        let naming = pods::run(sources, directory, shutdown.clone());
+        parts.spawn(async {
+            naming.await;
+            RunError::Ended("names of pods")
+        });
+        Ok(Self {
+            feed,
+            parts,
+            shutdown,
+        })
+    }
+
+    /// Waits for the first part to end, which none should.
+    pub(crate) async fn failure(&mut self) -> RunError {
+        match self.parts.join_next().await {
+            Some(Ok(error)) => error,
+            Some(Err(error)) => RunError::Failed(error),
+            None => pending().await,
+        }
+    }
+
+    /// Ends all parts and detaches the programs.
+    pub(crate) async fn stop(mut self) {
+        self.shutdown.cancel();
+        while self.parts.join_next().await.is_some() {}
+    }
+}
+
 /// Runs until `SIGTERM` or `SIGINT`, and takes over what changes in `file`. Whatever the outcome, the programs are
 /// detached and the socket is removed.
 ///
@@ -76,43 +146,27 @@ pub async fn run(
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The socket first: a second agent must be refused before it attaches anything.
     let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
-    let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
-    let attached = Instant::now();
-    log_start(settings, &probes);
-
-    let directory = watch::Sender::<Arc<Directory>>::default();
-    let processes = Processes::new(Path::new("/proc"));
     let live = watch::Sender::new(settings.live.clone());
-    let (sampler, feed) = Sampler::new(
-        probes,
-        attached,
-        processes,
-        directory.subscribe(),
-        live.subscribe(),
-        HostIdentity::new((settings.host_id.clone(), settings.host_id_source)),
-    );
-    let router = server::router(feed);
-    let shutdown = CancellationToken::new();
-    let mut parts = JoinSet::new();
-    let sampling = sampler.run(shutdown.clone());
-    parts.spawn(async {
-        sampling.await;
-        RunError::Ended("sampler")
-    });
+    let port = MetricsPort::open(live.subscribe()).await?;
+    let mut counting = Counting::start(settings, live.subscribe()).await?;
+    let Counting {
+        feed,
+        parts,
+        shutdown,
+    } = &mut counting;
+
     let (renewed, listeners) = mpsc::channel(1);
     // There is room for it.
     let _sent = renewed.try_send(listener);
-    let serving = server::serve(listeners, router, shutdown.clone());
+    let serving = server::serve(listeners, server::router(feed.clone()), shutdown.clone());
     parts.spawn(async {
         serving.await;
         RunError::Ended("server")
     });
-    let node = settings.node_name.as_ref().map(NodeName::as_str);
-    let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
-    let naming = pods::run(sources, directory, shutdown.clone());
+    let serving_metrics = port.serve(server::metrics_router(feed.clone()), shutdown.clone());
     parts.spawn(async {
-        naming.await;
-        RunError::Ended("names of pods")
+        serving_metrics.await;
+        RunError::Ended("server of metrics")
     });
     let keeping = socket.keep(renewed, shutdown.clone());
     parts.spawn(async {
@@ -120,25 +174,25 @@ pub async fn run(
             .await
             .map_or_else(RunError::Socket, |()| RunError::Ended("socket"))
     });
+    // Without a file nothing changes, but those who wait for changes need somebody who could.
+    let mut unchanged = None;
     if let Some(file) = file {
         let following = file.follow(reload::PERIOD, live, set_log_level, shutdown.clone());
         parts.spawn(async {
             following.await;
             RunError::Ended("watch of its configuration file")
         });
+    } else {
+        unchanged = Some(live);
     }
 
-    let ended = tokio::select! {
-        name = signals.recv() => { info!(signal = name, "stopping"); None }
-        ended = parts.join_next() => ended,
+    let outcome = tokio::select! {
+        name = signals.recv() => { info!(signal = name, "stopping"); Ok(()) }
+        error = counting.failure() => Err(error),
     };
-    shutdown.cancel();
-    while parts.join_next().await.is_some() {}
-    match ended {
-        None => Ok(()),
-        Some(Ok(error)) => Err(error),
-        Some(Err(error)) => Err(RunError::Failed(error)),
-    }
+    counting.stop().await;
+    drop(unchanged);
+    outcome
 }
 
 fn log_start(settings: &Settings, probes: &Probes) {
@@ -151,9 +205,11 @@ fn log_start(settings: &Settings, probes: &Probes) {
     info!(
         hook = %probes.hook(),
         rejected,
+        kernel = bpf::kernel_release(),
         host_id = %settings.host_id,
         host_id_source = settings.host_id_source.describe(),
         socket = %settings.plugin_dir.socket().display(),
+        metrics_address = settings.live.metrics_address.map(tracing::field::display),
         "counting HTTP requests"
     );
 }

@@ -2,9 +2,10 @@
 //! report.
 //!
 //! Pollers never touch the kernel: any number of them read the same published bytes. Only totals are read when
-//! asked for, because they are compared with other counts.
+//! asked for, because they are compared with other counts. The other [`View`]s are of the latest tick, and written once
+//! for all who ask until the next.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,12 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes};
+use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes, ProgramStatistics};
 use crate::cause::chain;
 use crate::config::Live;
 use crate::host::{self, HostIdentity, Poll};
+use crate::metrics::{self, MAX_SERIES, Metrics};
+use crate::overview::{Overview, Sources};
 use crate::process::Processes;
 use crate::report::{Facts, MAX_REPORT, ReportBuilder};
 use crate::server::Body;
@@ -55,6 +58,11 @@ pub trait Kernel {
     /// # Errors
     /// When it cannot be read.
     fn losses(&mut self) -> Result<Losses, Self::Error>;
+
+    /// How often each program ran so far, by name; none where there are no programs.
+    fn programs(&self) -> Vec<(&str, ProgramStatistics)> {
+        Vec::new()
+    }
 }
 
 impl Kernel for Probes {
@@ -74,6 +82,10 @@ impl Kernel for Probes {
 
     fn losses(&mut self) -> Result<Losses, bpf::Error> {
         self.losses()
+    }
+
+    fn programs(&self) -> Vec<(&str, ProgramStatistics)> {
+        self.statistics().collect()
     }
 }
 
@@ -98,8 +110,22 @@ pub struct Unavailable(String);
 /// One request for totals, and where the answer goes.
 type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
 
-/// How many requests for totals may wait.
-const MAX_TOTALS_REQUESTS: usize = 16;
+/// What is told of the latest tick when somebody asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// [`Overview`] as JSON.
+    Overview,
+    /// [`Metrics`] as `OpenMetrics`.
+    OpenMetrics,
+    /// The same as [`metrics::classic`] text.
+    ClassicMetrics,
+}
+
+/// One request for a view, and where the answer goes.
+type ViewRequest = (View, oneshot::Sender<Result<Body, Unavailable>>);
+
+/// How many requests of each kind may wait.
+const MAX_REQUESTS: usize = 16;
 
 /// How many polls are noted between two ticks. More than one of each probe tell nothing new.
 const MAX_POLLS: usize = 16;
@@ -118,6 +144,7 @@ struct Notes {
 pub struct Feed {
     published: watch::Receiver<Published>,
     totals: mpsc::Sender<TotalsRequest>,
+    views: mpsc::Sender<ViewRequest>,
     notes: Arc<Notes>,
 }
 
@@ -146,13 +173,35 @@ impl Feed {
     /// # Errors
     /// When the kernel cannot be read, or the sampler has stopped.
     pub async fn totals(&self) -> Result<Bytes, Unavailable> {
-        let stopped = || Unavailable("the agent is stopping".to_owned());
         let (reply, answer) = oneshot::channel();
-        if self.totals.send(reply).await.is_err() {
-            return Err(stopped());
-        }
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        ask(&self.totals, reply, answer).await
     }
+
+    /// A view of the latest tick.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the sampler has stopped.
+    pub async fn view(&self, view: View) -> Result<Body, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        ask(&self.views, (view, reply), answer).await
+    }
+
+    /// Waits for the next tick; `false` if there will be none.
+    pub async fn ticked(&mut self) -> bool {
+        self.published.changed().await.is_ok()
+    }
+}
+
+async fn ask<R, T>(
+    requests: &mpsc::Sender<R>,
+    request: R,
+    answer: oneshot::Receiver<Result<T, Unavailable>>,
+) -> Result<T, Unavailable> {
+    let stopped = || Unavailable("the agent is stopping".to_owned());
+    if requests.send(request).await.is_err() {
+        return Err(stopped());
+    }
+    answer.await.unwrap_or_else(|_| Err(stopped()))
 }
 
 /// In how many ticks each process without traffic in the window is looked at once.
@@ -192,13 +241,19 @@ pub struct Sampler<K> {
     /// Losses that were logged, and when.
     logged_losses: Losses,
     losses_logged: Option<Instant>,
+    /// Whether the latest deletion of counters failed.
+    forget_failed: bool,
     /// When it was last logged that reports are shortened.
     size_logged: Option<Instant>,
     notes: Arc<Notes>,
     /// Ticks for which reports are still compressed in advance.
     gzip_ticks: u8,
+    metrics: Metrics,
+    /// Views that were written since the latest tick.
+    views: HashMap<View, Body>,
     published: watch::Sender<Published>,
     requests: mpsc::Receiver<TotalsRequest>,
+    view_requests: mpsc::Receiver<ViewRequest>,
 }
 
 impl<K: Kernel> Sampler<K> {
@@ -230,8 +285,10 @@ impl<K: Kernel> Sampler<K> {
             failure: None,
         };
         let (published, latest) = watch::channel(empty);
-        let (totals, requests) = mpsc::channel(MAX_TOTALS_REQUESTS);
+        let (totals, requests) = mpsc::channel(MAX_REQUESTS);
+        let (views, view_requests) = mpsc::channel(MAX_REQUESTS);
         let proc = processes.proc().to_owned();
+        let metrics = Metrics::new(kernel.hook(), MAX_SERIES);
         let mut sampler = Self {
             kernel,
             processes,
@@ -250,11 +307,15 @@ impl<K: Kernel> Sampler<K> {
             losses_changed: Timestamp::now(),
             logged_losses: Losses::default(),
             losses_logged: None,
+            forget_failed: false,
             size_logged: None,
             notes: Arc::clone(&notes),
             gzip_ticks: 0,
+            metrics,
+            views: HashMap::new(),
             published,
             requests,
+            view_requests,
         };
         // Pollers find a valid report from the first moment on.
         sampler.publish(None);
@@ -263,6 +324,7 @@ impl<K: Kernel> Sampler<K> {
             Feed {
                 published: latest,
                 totals,
+                views,
                 notes,
             },
         )
@@ -302,6 +364,10 @@ impl<K: Kernel> Sampler<K> {
                     }
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
+                Some((view, reply)) = self.view_requests.recv() => {
+                    // Who does not wait any more needs no answer.
+                    let _gone = reply.send(self.view(view));
+                }
             }
         }
     }
@@ -321,12 +387,22 @@ impl<K: Kernel> Sampler<K> {
 
     /// Reads the counters, publishes the report, and closes the accounts of processes that are gone.
     pub fn tick(&mut self) {
+        let begin = Instant::now();
         self.tick = self.tick.wrapping_add(1);
+        self.views.clear();
         let (measured, date) = match self.read() {
             Ok(measured) => measured,
             Err(failure) => return self.fail(failure),
         };
         let deltas = self.ledger.take_deltas();
+        self.metrics.take(&metrics::Tick {
+            now: measured,
+            deltas: &deltas,
+            ledger: &self.ledger,
+            directory: &self.directory.borrow(),
+            filter: &self.live.borrow().filter,
+            losses: &self.losses,
+        });
         self.window
             .push(date, measured.duration_since(self.last_tick), &deltas);
         self.last_tick = measured;
@@ -340,6 +416,7 @@ impl<K: Kernel> Sampler<K> {
         self.look_at_probes(measured);
         self.publish(None);
         self.log_losses(measured);
+        self.metrics.ticked(begin.elapsed());
     }
 
     /// Brings the ledger up to date. Returns when the counters were read.
@@ -376,6 +453,7 @@ impl<K: Kernel> Sampler<K> {
     }
 
     fn fail(&self, failure: String) {
+        self.metrics.failed();
         self.published.send_modify(|published| {
             if published.failure.is_none() {
                 error!(failure, "failed to read the counters");
@@ -390,13 +468,20 @@ impl<K: Kernel> Sampler<K> {
         if keys.is_empty() {
             return;
         }
-        if let Err(error) = self.kernel.forget(&keys) {
+        let forgotten = self.kernel.forget(&keys);
+        let failed_before = std::mem::replace(&mut self.forget_failed, forgotten.is_err());
+        if let Err(error) = forgotten {
             // Closing the accounts now would count twice what is still in the map.
-            warn!(
-                error = chain(&error),
-                "failed to delete counters of processes that are gone; trying again"
-            );
+            if !failed_before {
+                warn!(
+                    error = chain(&error),
+                    "failed to delete counters of processes that are gone; trying again"
+                );
+            }
             return;
+        }
+        if failed_before {
+            info!("counters of processes that are gone can be deleted again");
         }
         for owner in owners {
             if let Some(place) = self.ledger.retire(&owner) {
@@ -433,6 +518,7 @@ impl<K: Kernel> Sampler<K> {
 
     /// `failure`: why the counters could not be read lately.
     fn publish(&mut self, failure: Option<String>) {
+        let begin = Instant::now();
         let gone = self.places_gone();
         let directory = Arc::clone(&self.directory.borrow());
         let (report, shown) = self.builder.build(&Facts {
@@ -467,6 +553,7 @@ impl<K: Kernel> Sampler<K> {
             report.compress();
         }
         self.log_size(shown);
+        self.metrics.reported(begin.elapsed());
         self.published.send_replace(Published {
             report,
             at: Instant::now(),
@@ -514,6 +601,38 @@ impl<K: Kernel> Sampler<K> {
             // Who does not wait any more needs no answer.
             let _gone = request.send(totals.clone());
         }
+    }
+
+    /// A view of the latest tick, as it was written for whoever asked first.
+    fn view(&mut self, view: View) -> Result<Body, Unavailable> {
+        if let Some(body) = self.views.get(&view) {
+            return Ok(body.clone());
+        }
+        let text = match view {
+            View::Overview => serde_json::to_vec(&Overview::new(&Sources {
+                host: &self.host.current().0,
+                hook: self.kernel.hook(),
+                window: &self.window,
+                ledger: &self.ledger,
+                directory: &self.directory.borrow(),
+                losses: &self.losses,
+                failure: self.published.borrow().failure.as_deref(),
+            }))
+            .map_err(|error| Unavailable(error.to_string())),
+            View::OpenMetrics => {
+                self.metrics.measured(self.kernel.programs().into_iter());
+                let text = self.metrics.text();
+                text.map(String::into_bytes)
+                    .map_err(|error| Unavailable(error.to_string()))
+            }
+            View::ClassicMetrics => {
+                let open_metrics = self.view(View::OpenMetrics)?.plain();
+                Ok(metrics::classic(&String::from_utf8_lossy(&open_metrics)).into_bytes())
+            }
+        };
+        let body = Body::from(text?);
+        self.views.insert(view, body.clone());
+        Ok(body)
     }
 
     fn log_losses(&mut self, now: Instant) {
@@ -798,6 +917,48 @@ mod tests {
             "the pid is another process's now"
         );
         assert_eq!(setup.nodes(), ["node-1;7"]);
+    }
+
+    /// Series of workloads and their values.
+    fn scrape(setup: &mut Setup) -> BTreeMap<String, u64> {
+        let text = setup.sampler.view(View::OpenMetrics).unwrap().plain();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        text.lines()
+            .filter(|line| line.starts_with("http_server"))
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn metrics_are_of_the_latest_tick_and_never_fall() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.hit(NGINX, Event::Request, 2);
+        assert_eq!(scrape(&mut setup).len(), 0);
+        setup.totals();
+        assert_eq!(scrape(&mut setup).len(), 0, "asking reads nothing");
+        setup.sampler.tick();
+        let before = scrape(&mut setup);
+        assert_eq!(before.values().collect::<Vec<_>>(), [&2]);
+
+        setup.kernel.hit(NGINX, Event::Request, 1);
+        setup.end(NGINX);
+        for expected in [3, 3, 3] {
+            setup.sampler.tick();
+            let after = scrape(&mut setup);
+            assert!(after.keys().eq(before.keys()), "{after:?}");
+            assert_eq!(after.values().collect::<Vec<_>>(), [&expected]);
+        }
+        // The next one of this name goes on from there.
+        let again = Owner {
+            start_time: NGINX.start_time + 1_000_000_000,
+            ..NGINX
+        };
+        setup.start(again, "nginx");
+        setup.kernel.hit(again, Event::Request, 1);
+        setup.sampler.tick();
+        assert_eq!(scrape(&mut setup).values().collect::<Vec<_>>(), [&4]);
     }
 
     #[test]

@@ -109,7 +109,9 @@ pub struct PlaceTotals {
 }
 
 impl PlaceTotals {
-    fn new(place: &Place, directory: &Directory) -> Self {
+    /// What is known of a place.
+    #[must_use]
+    pub fn new(place: &Place, directory: &Directory) -> Self {
         let uid = directory.pod_of(place);
         let pod = uid.and_then(|uid| directory.pods.get(uid));
         let container = place.container.and_then(|id| directory.containers.get(&id));
@@ -133,19 +135,26 @@ pub struct Counts {
     pub responses: BTreeMap<String, u64>,
 }
 
+impl Counts {
+    /// Under which code a response is counted; `None` for requests.
+    #[must_use]
+    pub fn code(event: Event) -> Option<String> {
+        match event {
+            Event::Request => None,
+            Event::Response(code) => Some(code.to_string()),
+            Event::UnknownResponse => Some("unknown".to_owned()),
+        }
+    }
+}
+
 impl FromIterator<(Event, u64)> for Counts {
     fn from_iter<I: IntoIterator<Item = (Event, u64)>>(events: I) -> Self {
         let mut counts = Self::default();
         for (event, count) in events {
-            let code = match event {
-                Event::Request => {
-                    counts.requests += count;
-                    continue;
-                }
-                Event::Response(code) => code.to_string(),
-                Event::UnknownResponse => "unknown".to_owned(),
-            };
-            *counts.responses.entry(code).or_default() += count;
+            match Self::code(event) {
+                None => counts.requests += count,
+                Some(code) => *counts.responses.entry(code).or_default() += count,
+            }
         }
         counts
     }

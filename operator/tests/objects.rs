@@ -348,6 +348,13 @@ fn the_agents_file_is_what_the_agent_reads() {
                 ..plain.clone()
             },
         ),
+        (
+            json!({"metrics": {"port": 9999}}),
+            Overrides {
+                metrics_address: Some("0.0.0.0:9999".parse().unwrap()),
+                ..plain.clone()
+            },
+        ),
     ];
     for (change, expected) in cases {
         let mut spec = json!({"image": "agent:1"});

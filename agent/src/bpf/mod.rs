@@ -16,7 +16,7 @@ mod probes;
 mod settings;
 mod statistics;
 
-pub use preflight::{Check, CheckState, Preflight, preflight};
+pub use preflight::{Check, CheckState, Preflight, kernel_release, preflight};
 pub use probes::{Error, Probes, verify};
 pub use statistics::{ProgramStatistics, measure_run_times};
 

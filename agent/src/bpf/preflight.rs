@@ -90,7 +90,9 @@ pub(super) fn kernel_version() -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-fn kernel_release() -> String {
+/// The kernel's release, as `uname -r` shows it; empty if it cannot be read.
+#[must_use]
+pub fn kernel_release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .unwrap_or_default()
         .trim()

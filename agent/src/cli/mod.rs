@@ -4,6 +4,7 @@ mod check;
 mod hook;
 mod report;
 mod table;
+mod top;
 mod totals;
 
 use std::ffi::OsString;
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
     },
+    /// Watch requests and responses live, by process, container or pod; of a running agent, else attached itself
+    Top(#[command(flatten)] top::Options),
     /// Show what a running agent has counted since it started
     Totals {
         /// How to print it
@@ -104,6 +107,10 @@ enum Error {
     Json(serde_json::Error),
     #[error("failed to write {}: {cause}: give --into the path of a file that can be written", .path.display())]
     Write { path: PathBuf, cause: io::Error },
+    #[error("failed to count: {0}")]
+    Counting(String),
+    #[error("failed to use the terminal: {0}: is TERM right? `--once` and `--output` need none")]
+    Screen(io::Error),
 }
 
 /// Runs the command line `args`, the program's name first. The exit code is 0, 1 if the command failed, and 2 if it
@@ -191,6 +198,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
                 Some(path) => std::fs::write(&path, answer).map_err(|cause| Error::Write { path, cause })?,
                 None => print(&answer)?,
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Top(options) => {
+            top::run(&settings, &options)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Totals { output } => {

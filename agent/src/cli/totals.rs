@@ -1,6 +1,6 @@
 //! Totals as a table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::table::{Align, Table};
 use crate::totals::{Counts, Totals};
@@ -64,20 +64,25 @@ pub(super) fn table(totals: &Totals) -> String {
         );
     }
 
+    let lost = not_counted(losses);
+    format!(
+        "{}\nhook: {hook}\nrequests without a label: {unlabelled}\nnot counted: {lost}\n",
+        table.render()
+    )
+}
+
+/// Losses in words.
+pub(super) fn not_counted(losses: &BTreeMap<String, u64>) -> String {
     let lost: Vec<String> = losses
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(cause, count)| format!("{cause} {count}"))
         .collect();
-    let lost = if lost.is_empty() {
+    if lost.is_empty() {
         "nothing".to_owned()
     } else {
         lost.join(", ")
-    };
-    format!(
-        "{}\nhook: {hook}\nrequests without a label: {unlabelled}\nnot counted: {lost}\n",
-        table.render()
-    )
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
-//! The plugin's socket: its life on disk ([`PluginSocket`]) and what is served on it.
+//! The plugin's socket: its life on disk ([`PluginSocket`]) and what is served on it. Metrics also on a TCP port
+//! ([`MetricsPort`]), under the same limits.
 //!
 //! | `GET` | answer |
 //! |---|---|
 //! | `/report` | the report for Weave Scope; built once per tick, the same bytes for every poller |
 //! | `/totals` | totals since the start, read from the kernel when asked |
+//! | `/overview` | totals and rates of everyone at the latest tick, for the live table |
+//! | `/metrics` | the same as counters for Prometheus: `OpenMetrics` for those who ask for it |
 //! | `/healthz` | 200 while the sampler ticks |
 //! | `/readyz` | 200 while the counters can be read |
 //!
@@ -11,6 +14,7 @@
 
 mod body;
 mod clients;
+mod port;
 mod socket;
 mod stream;
 
@@ -20,7 +24,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -30,17 +34,19 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::host::{Poll, ProbeId};
-use crate::sampler::{Feed, Published};
+use crate::sampler::{Feed, Published, View};
 pub use body::Body;
 use clients::{Activity, Clients};
+pub use port::{MetricsPort, PortError};
 pub use socket::{PluginSocket, SocketError, SocketState};
 use stream::Impatient;
 
@@ -71,23 +77,48 @@ pub fn router(feed: Feed) -> Router {
     Router::new()
         .route("/report", get(report))
         .route("/totals", get(totals))
+        .route("/overview", get(overview))
+        .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(async || {
             (
                 StatusCode::NOT_FOUND,
-                "no such path: there are /report, /totals, /healthz and /readyz\n",
+                "no such path: there are /report, /totals, /overview, /metrics, /healthz and /readyz\n",
             )
         })
         .with_state(Api { feed })
 }
 
-fn json(body: Bytes) -> Response {
-    (
-        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
-        body,
-    )
-        .into_response()
+/// The routes for those who may be on another host: metrics, and nothing else.
+pub fn metrics_router(feed: Feed) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(async || (StatusCode::NOT_FOUND, "no such path: there is /metrics\n"))
+        .with_state(Api { feed })
+}
+
+const JSON: &str = "application/json";
+
+fn typed(content_type: &'static str, body: Bytes) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}
+
+/// Compressed for those who take that.
+fn compressible(headers: &HeaderMap, content_type: &'static str, body: &Body) -> Response {
+    let mut answer = if body::accepts_gzip(headers) {
+        let mut answer = typed(content_type, body.gzip());
+        answer
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer
+    } else {
+        typed(content_type, body.plain())
+    };
+    answer
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    answer
 }
 
 fn unavailable(reason: &str) -> Response {
@@ -107,26 +138,41 @@ async fn report(
     if let Some(probe) = query.as_deref().and_then(ProbeId::from_query) {
         api.feed.polled(Poll { probe, pid });
     }
-    let report = api.feed.latest().report;
-    let mut answer = if body::accepts_gzip(&headers) {
+    if body::accepts_gzip(&headers) {
         api.feed.wants_gzip();
-        let mut answer = json(report.gzip());
-        answer
-            .headers_mut()
-            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        answer
-    } else {
-        json(report.plain())
-    };
-    answer
-        .headers_mut()
-        .insert(VARY, HeaderValue::from_static("accept-encoding"));
-    answer
+    }
+    compressible(&headers, JSON, &api.feed.latest().report)
 }
 
 async fn totals(State(api): State<Api>) -> Response {
     match api.feed.totals().await {
-        Ok(body) => json(body),
+        Ok(body) => typed(JSON, body),
+        Err(error) => unavailable(&error.to_string()),
+    }
+}
+
+async fn overview(State(api): State<Api>, headers: HeaderMap) -> Response {
+    match api.feed.view(View::Overview).await {
+        Ok(body) => compressible(&headers, JSON, &body),
+        Err(error) => unavailable(&error.to_string()),
+    }
+}
+
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter();
+    let open = accepted
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("application/openmetrics-text"));
+    let (view, content_type) = if open {
+        (
+            View::OpenMetrics,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )
+    } else {
+        (View::ClassicMetrics, "text/plain; version=0.0.4; charset=utf-8")
+    };
+    match api.feed.view(view).await {
+        Ok(body) => compressible(&headers, content_type, &body),
         Err(error) => unavailable(&error.to_string()),
     }
 }
@@ -147,11 +193,37 @@ async fn readyz(State(api): State<Api>) -> Response {
     }
 }
 
+/// Where connections come from.
+pub trait Listener: Send + Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and the process at its other end, if it is in our PID namespace.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<u32>)>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Option<u32>)> {
+        let (stream, _) = self.accept().await?;
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        // 0: outside our PID namespace.
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        Ok((stream, pid))
+    }
+}
+
 /// Serves on the latest of `listeners` until `shutdown`, and then at most a few seconds longer.
-pub async fn serve(mut listeners: mpsc::Receiver<UnixListener>, router: Router, shutdown: CancellationToken) {
-    let mut listener: Option<UnixListener> = None;
+pub async fn serve<L: Listener>(
+    mut listeners: mpsc::Receiver<L>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let mut listener: Option<L> = None;
     let mut connections = JoinSet::new();
     let mut clients = Clients::default();
+    let mut failing = false;
     loop {
         tokio::select! {
             biased;
@@ -161,18 +233,29 @@ pub async fn serve(mut listeners: mpsc::Receiver<UnixListener>, router: Router, 
             }
             Some(new) = listeners.recv() => listener = Some(new),
             accepted = accept(listener.as_ref()) => match accepted {
-                Ok(stream) => {
+                Ok((stream, pid)) => {
+                    if std::mem::take(&mut failing) {
+                        info!("connections are accepted again");
+                    }
                     if clients.len() >= MAX_CONNECTIONS {
                         clients.displace_one();
                         // In a flood of them, those already here must get to say what they want.
                         yield_now().await;
                     }
                     let activity = clients.activity();
-                    let connection = serve_connection(stream, router.clone(), activity.clone(), shutdown.clone());
+                    let connection = serve_connection(
+                        stream,
+                        Peer(pid),
+                        router.clone(),
+                        activity.clone(),
+                        shutdown.clone(),
+                    );
                     clients.add(connections.spawn(connection), activity);
                 }
                 Err(error) => {
-                    warn!(%error, "failed to accept a connection");
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "failed to accept a connection; trying again");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -185,22 +268,20 @@ pub async fn serve(mut listeners: mpsc::Receiver<UnixListener>, router: Router, 
     }
 }
 
-async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+async fn accept<L: Listener>(listener: Option<&L>) -> io::Result<(L::Stream, Option<u32>)> {
     match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        Some(listener) => listener.accept().await,
         None => pending().await,
     }
 }
 
 async fn serve_connection(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     router: Router,
     activity: Activity,
     shutdown: CancellationToken,
 ) {
-    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    // 0: outside our PID namespace.
-    let peer = Peer(pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0));
     let router = TowerToHyperService::new(router);
     let stream = Impatient::new(stream, ANSWER_TIMEOUT, move || activity.answered());
     let service = service_fn(move |mut request: Request<Incoming>| {

@@ -254,13 +254,31 @@ impl Nginx {
     /// Starts it and waits until it listens.
     #[track_caller]
     pub(crate) fn start() -> Self {
+        Self::start_program("nginx".as_ref())
+    }
+
+    /// The same, of a copy of the program, so that its processes are called `name` and nobody else's are.
+    #[track_caller]
+    pub(crate) fn start_as(name: &str) -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let program = directory.path().join(name);
+        let path = env::var_os("PATH").expect("a search path");
+        let installed = env::split_paths(&path)
+            .map(|directory| directory.join("nginx"))
+            .find(|path| path.is_file())
+            .expect("nginx is installed (.ci/setup)");
+        fs::copy(installed, &program).expect("a copy of nginx");
+        Self::start_program(&program)
+    }
+
+    fn start_program(program: &Path) -> Self {
         let prefix = TempDir::new().expect("a temporary directory");
         fs::write(prefix.path().join("index.html"), "hello\n").expect("a page");
         fs::write(prefix.path().join("large.bin"), vec![b'x'; LARGE]).expect("a large page");
         let (port, upstream) = (free_port(), free_port());
         let configuration = prefix.path().join("nginx.conf");
         fs::write(&configuration, configure(prefix.path(), port, upstream)).expect("a configuration");
-        let child = Command::new("nginx")
+        let child = Command::new(program)
             .arg("-p")
             .arg(prefix.path())
             .arg("-c")
@@ -303,6 +321,8 @@ impl Nginx {
     /// that the access log gets from that.
     #[track_caller]
     pub(crate) fn load(&self, connections: usize, requests: usize) -> u64 {
+        let logged = || self.logged().values().sum::<u64>();
+        let before = logged();
         let lines: u64 = thread::scope(|scope| {
             let clients: Vec<_> = (0..connections)
                 .map(|client| {
@@ -315,7 +335,7 @@ impl Nginx {
                 .sum()
         });
         wait_for("nginx to log the last request", || {
-            let logged: u64 = self.logged().values().sum();
+            let logged = logged() - before;
             assert!(logged <= lines, "nginx logs {logged} requests, {lines} were sent");
             (logged == lines).then_some(())
         });
