@@ -1,442 +1,443 @@
-//! What an idle agent costs: processor time and memory, beside a process that only wakes once a second.
+//! What the agent itself takes: processor time and memory, idle, with many processes that serve, and at high rates.
 //!
-//! `make bench` runs it. Needs root, stays on the loopback interface, takes a minute, and judges nothing: figures of a
-//! busy machine are printed, not failed on. Three phases, each with the ones before still warm in memory: nobody asks
-//! and nothing happens; a poller fetches the report every second, as Scope does; and a light load besides.
+//! `make bench` runs it. Needs root, makes no connection beyond this machine, takes two minutes, and judges nothing. The
+//! load is one process for each that serves, which talks to itself over a unix socket: request, response, in batches
+//! where the rate is high. The baseline is the agent without load, and a process that only wakes once a second.
 //!
-//! Only the agent's own time is measured. What the programs in the kernel take is the time of those who call into it.
+//! Only the agent's own time is measured. What the programs in the kernel take is the time of those who call into it
+//! (bench `cost`).
+//!
+//! `SOAK_SECONDS=3600` watches it for so long instead, with 1,000 processes that serve.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a measurement is there to be seen"
 )]
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+mod support;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent::client::Client;
-use agent::config::PluginDir;
 use agent::totals::Totals;
-use anyhow::{Context as _, Result, bail, ensure};
-use tempfile::TempDir;
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Context as _, Result, ensure};
+use support::{Agent, Meter, PATIENCE, Process, Spread, Usage, count, figure, memory, print_table};
 use tokio::time::sleep;
 
-/// From the agent's first answer to the first measurement.
-const SETTLE: Duration = Duration::from_secs(3);
-/// Seconds of the phases without load.
-const QUIET_SECONDS: u32 = 15;
-/// Seconds of the phase with load.
-const LOAD_SECONDS: u32 = 10;
-/// Requests per second of the load.
-const RATE: u32 = 200;
-/// Start and stop take no longer.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// The most an idle agent may take of one core, in percent.
-const CPU_LIMIT: f64 = 0.5;
-/// The most memory an idle agent may hold, in megabytes (10^6 bytes).
-const RSS_LIMIT: f64 = 20.0;
+/// From a change of the load to the measurement: the agent has met all processes.
+const SETTLE: Duration = Duration::from_secs(4);
+/// Seconds of each phase.
+const SECONDS: u32 = 10;
+/// Processes that serve, and requests per second of each.
+const LOADS: [(u32, u32); 6] = [(1, 1), (100, 1), (1_000, 1), (2_000, 1), (1, 100), (1, 50_000)];
+/// The load of a soak.
+const SOAK: (u32, u32) = (1_000, 1);
 
 /// First argument of the process to compare with: this program again.
 const SLEEPER: &str = "sleeper";
-/// It ends on its own should this one be killed.
+/// First argument of the process that makes the load.
+const FARM: &str = "farm";
+/// The sleeper ends on its own should this one be killed.
 const SLEEPER_SECONDS: u32 = 300;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|word| word == SLEEPER) {
-        (0..SLEEPER_SECONDS).for_each(|_| thread::sleep(Duration::from_secs(1)));
-        return ExitCode::SUCCESS;
-    }
-    let outcome = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start")
-        .and_then(|runtime| {
-            // When it is cut short, what it holds is dropped, and with it everything it started.
-            runtime.block_on(async {
-                tokio::select! {
-                    outcome = measure() => outcome,
-                    stopped = stop_signal() => stopped,
-                }
-            })
-        });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let arguments: Vec<String> = env::args().collect();
+    match &arguments[1..] {
+        [word] if word == SLEEPER => {
+            (0..SLEEPER_SECONDS).for_each(|_| thread::sleep(Duration::from_secs(1)));
+            ExitCode::SUCCESS
         }
+        [word, processes, rate] if word == FARM => support::exit_code(farm(processes, rate)),
+        _ => match env::var("SOAK_SECONDS") {
+            Ok(seconds) => support::run(soak(seconds)),
+            Err(_) => support::run(measure()),
+        },
     }
-}
-
-async fn stop_signal() -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    bail!("stopped before the end")
 }
 
 async fn measure() -> Result<()> {
-    let (agent, ready_after) = Agent::start().await?;
-    let sleeper = Command::new(std::env::current_exe()?)
-        .arg(SLEEPER)
-        .stdin(Stdio::null())
-        .spawn();
-    let sleeper = Process(sleeper.context("failed to start the process to compare with")?);
-    sleep(SETTLE).await;
-
-    let processes = [agent.process.pid(), sleeper.pid()];
-    let idle = watch(processes, QUIET_SECONDS, None).await?;
-    let polled = watch(processes, QUIET_SECONDS, Some(&agent.client)).await?;
-    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let load = Load::start(server)?;
-    let loaded = watch(processes, LOAD_SECONDS, Some(&agent.client)).await?;
-    let sent = load.finish()?;
-    let totals: Totals = agent.client.get_json("/totals").await?;
-    let counted: u64 = totals
-        .processes
-        .iter()
-        .filter(|process| process.pid == std::process::id())
-        .map(|process| process.counts.requests)
-        .sum();
-
-    println!(
-        "hook {}, ready after {:.2} s, counted {counted} of the load's {sent} requests\n",
-        totals.hook,
-        ready_after.as_secs_f64()
-    );
-    print_row(["FIGURE", "AGENT", "LIMIT", "OF LIMIT", "SLEEPER", "OF SLEEPER"].map(str::to_owned));
-    for (phase, [agent, sleeper], limited) in [
-        ("idle", &idle, true),
-        ("polled", &polled, true),
-        ("polled, under load", &loaded, false),
-    ] {
-        let limit = |limit| limited.then_some(limit);
-        let row = |figure: &str, unit, value: fn(&Usage) -> f64, limit| {
-            print_figure(
-                &format!("{phase}: {figure}"),
-                unit,
-                value(agent),
-                value(sleeper),
-                limit,
-            );
-        };
-        row("CPU", "%", |usage| usage.cpu, limit(CPU_LIMIT));
-        row("CPU by clock ticks", "%", |usage| usage.ticks, limit(CPU_LIMIT));
-        row("wake-ups", "/s", |usage| usage.switches, None);
-        row("RSS", "MB", |usage| usage.rss, limit(RSS_LIMIT));
+    // Something to report from the start.
+    let first = Farm::start(1, 100)?;
+    let agent = Agent::start().await?;
+    while !agent
+        .client
+        .get("/report")
+        .await?
+        .windows(b"\"date\"".len())
+        .any(|it| it == b"\"date\"")
+    {
+        ensure!(agent.started.elapsed() < PATIENCE, "there is no first sample");
+        sleep(Duration::from_millis(10)).await;
     }
-    let [agent, sleeper] = loaded.map(|usage| usage.peak_rss);
-    print_figure("since the start: peak RSS", "MB", agent, sleeper, None);
+    let first_sample = agent.started.elapsed();
+    let hook = agent.client.get_json::<Totals>("/totals").await?.hook;
+    println!(
+        "Hook `{hook}`. From its start the agent was ready after {:.2} s and had its first sample after {:.2} s \
+         (interval 1 s).\n",
+        agent.ready_after.as_secs_f64(),
+        first_sample.as_secs_f64()
+    );
+    drop(first);
+
+    let mut sleeper = Command::new(env::current_exe()?);
+    sleeper.arg(SLEEPER);
+    let log = tempfile::NamedTempFile::new()?;
+    let sleeper = Process::start(&sleeper, log.path())?;
+    let mut rows = Vec::new();
+    sleep(SETTLE).await;
+    let mut meter = Meter::start(sleeper.pid())?;
+    let idle = watch(&agent, SECONDS, false).await?;
+    meter.look()?;
+    rows.push(("a process that only sleeps".to_owned(), meter.finish()?, None));
+    rows.push(("idle".to_owned(), idle, None));
+    rows.push((
+        "idle, polled".to_owned(),
+        watch(&agent, SECONDS, true).await?,
+        None,
+    ));
+    for (processes, rate) in LOADS {
+        let mut farm = Farm::start(processes, rate)?;
+        sleep(SETTLE).await;
+        let usage = watch(&agent, SECONDS, true).await?;
+        let counted = farm.compare(&agent).await?;
+        rows.push((
+            format!(
+                "{} active, {}/s in all",
+                count(processes),
+                count(u64::from(processes) * u64::from(rate))
+            ),
+            usage,
+            Some(counted),
+        ));
+        drop(farm);
+        sleep(Duration::from_secs(2)).await;
+    }
+    let baseline = rows[2].1.cpu;
+    print_table(
+        [
+            "agent, polled once a second unless idle",
+            "CPU, % of a core",
+            "by clock ticks",
+            "of idle, polled",
+            "wake-ups/s",
+            "RSS, MB",
+            "requests counted of sent",
+        ],
+        rows.into_iter().map(|(phase, usage, counted)| {
+            [
+                phase,
+                figure(usage.cpu, 3),
+                figure(usage.ticks, 2),
+                figure(usage.cpu / baseline, 2),
+                figure(usage.switches, 1),
+                figure(usage.rss, 1),
+                counted.map_or_else(
+                    || "-".to_owned(),
+                    |(counted, sent)| format!("{} of {}", count(counted), count(sent)),
+                ),
+            ]
+        }),
+    );
+    println!(
+        "Peak RSS {:.1} MB. The programs' maps:\n",
+        memory(agent.process.pid(), "VmHWM:")?
+    );
+    print_maps(agent.process.pid())
+}
+
+/// An hour, or however long: figures of each of sixty parts.
+async fn soak(seconds: String) -> Result<()> {
+    let seconds: u32 = seconds.parse().context("SOAK_SECONDS is no number of seconds")?;
+    ensure!(
+        (60..=7 * 24 * 3600).contains(&seconds),
+        "SOAK_SECONDS is from 60 to a week"
+    );
+    let agent = Agent::start().await?;
+    let mut farm = Farm::start(SOAK.0, SOAK.1)?;
+    sleep(SETTLE).await;
+    println!(
+        "{} processes that serve {} request/s each, polled once a second.\n",
+        count(SOAK.0),
+        SOAK.1
+    );
+    let part = (seconds / 60).max(10);
+    let mut parts = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed().as_secs() < u64::from(seconds) {
+        let usage = watch(&agent, part, true).await?;
+        println!(
+            "after {:>6.0} s: CPU {:.3} %, RSS {:.1} MB",
+            begin.elapsed().as_secs_f64(),
+            usage.cpu,
+            usage.rss
+        );
+        parts.push(usage);
+    }
+    println!();
+    let (first, last) = parts.split_at(parts.len() / 2);
+    let row = |name: &str, parts: &[Usage]| {
+        [
+            name.to_owned(),
+            Spread::of(parts.iter().map(|part| part.cpu)).show(3),
+            Spread::of(parts.iter().map(|part| part.rss)).show(1),
+        ]
+    };
+    if !first.is_empty() {
+        print_table(
+            [
+                &format!("{seconds} s of soak"),
+                "CPU, %: median (range)",
+                "RSS, MB: median (range)",
+            ],
+            [row("first half", first), row("second half", last)],
+        );
+    }
+    let (counted, sent) = farm.compare(&agent).await?;
+    println!("{} of {} requests counted.", count(counted), count(sent));
     Ok(())
 }
 
-fn print_figure(figure: &str, unit: &str, value: f64, baseline: f64, limit: Option<f64>) {
-    let ratio = |other: f64| {
-        if other > 0.0 {
-            format!("{:.2}", value / other)
-        } else {
-            "-".to_owned()
-        }
-    };
-    print_row([
-        figure.to_owned(),
-        format!("{value:.3} {unit}"),
-        limit.map_or_else(|| "-".to_owned(), |limit| format!("{limit} {unit}")),
-        limit.map_or_else(|| "-".to_owned(), ratio),
-        format!("{baseline:.3} {unit}"),
-        ratio(baseline),
-    ]);
-}
-
-fn print_row([figure, cells @ ..]: [String; 6]) {
-    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>11}")).collect();
-    println!("{figure:<40}{}", cells.join(" "));
-}
-
-/// What a process took in one phase.
-struct Usage {
-    /// Percent of one core, from the scheduler's nanoseconds.
-    cpu: f64,
-    /// The same from the clock ticks (10 ms) of `utime` and `stime`, which count threads that ended too.
-    ticks: f64,
-    /// How often per second one of its threads was put on a core.
-    switches: f64,
-    /// The most of each second's looks, in megabytes.
-    rss: f64,
-    /// The most since it started, in megabytes.
-    peak_rss: f64,
-}
-
-/// Looks at the processes every second, and with a `client` fetches the report each time.
-async fn watch(processes: [u32; 2], seconds: u32, client: Option<&Client>) -> Result<[Usage; 2]> {
-    let [agent, sleeper] = processes.map(Meter::start);
-    let mut meters = [agent?, sleeper?];
+/// Looks at the agent every second, and fetches the report each time if it is polled.
+async fn watch(agent: &Agent, seconds: u32, polled: bool) -> Result<Usage> {
+    let mut meter = Meter::start(agent.process.pid())?;
     for _ in 0..seconds {
         sleep(Duration::from_secs(1)).await;
-        if let Some(client) = client {
-            client.get("/report").await?;
+        if polled {
+            agent.client.get("/report").await?;
         }
-        for meter in &mut meters {
-            meter.look()?;
-        }
+        meter.look()?;
     }
-    let [agent, sleeper] = meters.map(Meter::finish);
-    Ok([agent?, sleeper?])
+    meter.finish()
 }
 
-/// Nanoseconds on a core, and how often it was put there, of one thread.
-type Schedule = (u64, u64);
-
-/// Watches one process.
-///
-/// The scheduler's figures are exact, but per thread, and gone with it: looks are taken often, and added up.
-struct Meter {
-    pid: u32,
-    started: Instant,
-    first_ticks: u64,
-    threads: BTreeMap<u32, Schedule>,
-    run: Schedule,
-    rss: f64,
-}
-
-impl Meter {
-    fn start(pid: u32) -> Result<Self> {
-        Ok(Self {
-            pid,
-            started: Instant::now(),
-            first_ticks: clock_ticks(pid)?,
-            threads: schedules(pid)?,
-            run: (0, 0),
-            rss: 0.0,
-        })
-    }
-
-    fn look(&mut self) -> Result<()> {
-        let threads = schedules(self.pid)?;
-        for (thread, (time, count)) in &threads {
-            let (time_before, count_before) = self.threads.get(thread).copied().unwrap_or_default();
-            // Less than before: another thread with a used id.
-            self.run.0 += time.checked_sub(time_before).unwrap_or(*time);
-            self.run.1 += count.checked_sub(count_before).unwrap_or(*count);
-        }
-        self.threads = threads;
-        self.rss = self.rss.max(memory(self.pid, "VmRSS:")?);
-        Ok(())
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a minute of nanoseconds and counts have less than 53 bits"
-    )]
-    fn finish(self) -> Result<Usage> {
-        let ticks = clock_ticks(self.pid)? - self.first_ticks;
-        let seconds = self.started.elapsed().as_secs_f64();
-        Ok(Usage {
-            cpu: self.run.0 as f64 / 1e9 / seconds * 100.0,
-            // 100 ticks a second, in percent.
-            ticks: ticks as f64 / seconds,
-            switches: self.run.1 as f64 / seconds,
-            rss: self.rss,
-            peak_rss: memory(self.pid, "VmHWM:")?,
-        })
-    }
-}
-
-/// `utime` and `stime` together: fields 14 and 15 of `proc_pid_stat(5)`.
-fn clock_ticks(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let line = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
-    let (_, fields) = line.rsplit_once(')').context("no command in its stat")?;
-    let times = fields.split_whitespace().skip(14 - 3).take(2);
-    times.map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
-}
-
-/// `/proc/<pid>/task/*/schedstat` by thread.
-fn schedules(pid: u32) -> Result<BTreeMap<u32, Schedule>> {
-    let mut threads = BTreeMap::new();
-    let tasks = format!("/proc/{pid}/task");
-    for task in fs::read_dir(&tasks).with_context(|| format!("failed to read {tasks}"))? {
-        let task = task?;
-        // Threads end between the two.
-        let Ok(line) = fs::read_to_string(task.path().join("schedstat")) else {
+/// The maps that the process holds, with the memory that the kernel says they take.
+fn print_maps(pid: u32) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    let mut maps: Vec<(u64, [String; 4])> = Vec::new();
+    for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let Ok(info) = fs::read_to_string(file?.path()) else {
             continue;
         };
-        let mut numbers = line.split_whitespace().map(str::parse);
-        let (Some(time), Some(_waited), Some(count)) = (numbers.next(), numbers.next(), numbers.next())
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        let (Some(id), Some(memory), Some(entries)) =
+            (field("map_id"), field("memlock"), field("max_entries"))
         else {
-            bail!("this kernel has no schedstat (CONFIG_SCHED_INFO)");
+            continue;
         };
-        threads.insert(task.file_name().to_string_lossy().parse()?, (time?, count?));
+        if !seen.insert(id) {
+            continue;
+        }
+        let kind = match field("map_type") {
+            // enum bpf_map_type
+            Some(1) => "hash".to_owned(),
+            Some(2) => "array".to_owned(),
+            Some(3) => "programs".to_owned(),
+            Some(6) => "array per CPU".to_owned(),
+            Some(9) => "LRU hash".to_owned(),
+            Some(24) => "socket storage".to_owned(),
+            other => format!("type {}", other.unwrap_or_default()),
+        };
+        let sizes = [field("key_size"), field("value_size")].map(Option::unwrap_or_default);
+        let row = [
+            kind,
+            count(entries),
+            count(sizes[0] + sizes[1]),
+            count(memory / 1024),
+        ];
+        maps.push((memory, row));
     }
-    Ok(threads)
+    let all: u64 = maps.iter().map(|(memory, _)| memory).sum();
+    maps.sort_by(|one, other| other.cmp(one));
+    let rest = maps.split_off(maps.len().min(4));
+    let others = [
+        format!("{} others", rest.len()),
+        "-".to_owned(),
+        "-".to_owned(),
+        count(rest.iter().map(|(memory, _)| memory).sum::<u64>() / 1024),
+    ];
+    let total = [
+        "all".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
+        count(all / 1024),
+    ];
+    print_table(
+        ["map", "entries", "bytes of key and value", "KiB"],
+        maps.into_iter().map(|(_, row)| row).chain([others, total]),
+    );
+    Ok(())
 }
 
-/// A line of `/proc/<pid>/status`, which are in KiB, in megabytes.
-fn memory(pid: u32, name: &str) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next());
-    let kibibytes: f64 = kibibytes
-        .with_context(|| format!("no {name} in {path}"))?
-        .parse()?;
-    Ok(kibibytes * 1024.0 / 1e6)
+/// Processes that serve. They end with it.
+struct Farm {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    pids: BTreeSet<u32>,
 }
 
-/// A child that is stopped politely when dropped.
-struct Process(Child);
+impl Farm {
+    fn start(processes: u32, rate: u32) -> Result<Self> {
+        let mut child = Command::new(env::current_exe()?)
+            .args([FARM, &processes.to_string(), &rate.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("failed to start the load")?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let pids = line
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let farm = Self { child, output, pids };
+        ensure!(
+            farm.pids.len() == processes as usize,
+            "failed to start {processes} processes (ulimit -u?)"
+        );
+        Ok(farm)
+    }
 
-impl Process {
-    fn pid(&self) -> u32 {
-        self.0.id()
+    /// Ends the load but not its processes; returns how many requests the agent counted, and how many there were.
+    async fn compare(&mut self, agent: &Agent) -> Result<(u64, u64)> {
+        let mut input = self.child.stdin.as_ref().context("no input")?;
+        input.write_all(b"\n")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let sent = line
+            .trim()
+            .parse()
+            .with_context(|| format!("the load said {line:?}"))?;
+        sleep(Duration::from_millis(1500)).await;
+        let totals: Totals = agent.client.get_json("/totals").await?;
+        let counted = totals
+            .processes
+            .iter()
+            .filter(|process| self.pids.contains(&process.pid))
+            .map(|process| process.counts.requests)
+            .sum();
+        Ok((counted, sent))
     }
 }
 
-impl Drop for Process {
+impl Drop for Farm {
     fn drop(&mut self) {
-        let pid = self.pid().to_string();
-        let asked = Command::new("kill")
-            .args(["-TERM", &pid])
-            .stderr(Stdio::null())
-            .status();
-        let deadline = Instant::now() + PATIENCE;
-        while asked.is_ok() && Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
+        // It ends with its standard input, and its processes with it.
+        drop(self.child.stdin.take());
+        let _ended = self.child.wait();
+    }
+}
+
+/// What the load's processes share.
+struct Shared {
+    is_over: AtomicBool,
+    sent: AtomicU64,
+}
+
+/// Memory that forked processes share, zeroed, until the last of them ends.
+fn share() -> Result<&'static Shared> {
+    // SAFETY: a mapping of its own, never unmapped, large enough and aligned to a page; zeros are a valid value.
+    unsafe {
+        let memory = libc::mmap(
+            ptr::null_mut(),
+            size_of::<Shared>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        ensure!(memory != libc::MAP_FAILED, "failed to map memory");
+        Ok(&*memory.cast::<Shared>())
+    }
+}
+
+/// The load. Prints the pids of its processes; after a line of input ends the load and prints how many requests there
+/// were; ends with its input.
+fn farm(processes: &str, rate: &str) -> Result<()> {
+    let (processes, rate): (u32, u32) = (processes.parse()?, rate.parse()?);
+    let shared = share()?;
+    let mut pids = Vec::new();
+    for number in 0..processes {
+        // Not all at the same moment.
+        let first = Duration::from_secs(1) * number / processes;
+        // SAFETY: this process has one thread, so all is usable in the new one.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: neither takes pointers.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    let served = serve(shared, rate, first);
+                    libc::_exit(i32::from(served.is_err()));
+                }
             }
-            thread::sleep(Duration::from_millis(20));
+            pid @ 1.. => pids.push(pid),
+            _ => break,
         }
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
     }
-}
-
-/// The agent that was built together with this program.
-struct Agent {
-    // Dropped in this order.
-    process: Process,
-    client: Client,
-    _dir: TempDir,
-}
-
-impl Agent {
-    /// Starts it; returns how long it took until it could count, too.
-    async fn start() -> Result<(Self, Duration)> {
-        let dir = tempfile::tempdir()?;
-        let log = dir.path().join("agent.log");
-        let plugins = dir.path().join("plugins");
-        let plugin_dir: PluginDir = plugins.to_string_lossy().parse()?;
-        let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
-            .args(["run", "--plugin-dir"])
-            .arg(&plugins)
-            .stdin(Stdio::null())
-            .stderr(File::create(&log)?)
-            .spawn();
-        let mut process = Process(child.context("failed to start the agent")?);
-        let client = Client::new(plugin_dir.socket());
-        while let Err(error) = client.get("/readyz").await {
-            if let Some(status) = process.0.try_wait()? {
-                bail!("the agent ended with {status}: {}", read(&log));
-            }
-            ensure!(
-                started.elapsed() < PATIENCE,
-                "the agent does not get ready: {error}"
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
-        let ready_after = started.elapsed();
-        let agent = Self {
-            process,
-            client,
-            _dir: dir,
-        };
-        Ok((agent, ready_after))
+    let line: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    println!("{}", line.join(" "));
+    let mut input = io::stdin().lock();
+    if input.read_line(&mut String::new())? > 0 {
+        shared.is_over.store(true, Ordering::Relaxed);
+        // Each of them looks once a second at least.
+        thread::sleep(Duration::from_millis(1500));
+        println!("{}", shared.sent.load(Ordering::Relaxed));
+        input.read_to_end(&mut Vec::new())?;
     }
-}
-
-fn read(log: &Path) -> String {
-    fs::read_to_string(log).unwrap_or_default().trim().to_owned()
-}
-
-/// A tiny server and its only client, on a keep-alive connection, for [`LOAD_SECONDS`].
-struct Load {
-    server: thread::JoinHandle<io::Result<()>>,
-    client: thread::JoinHandle<io::Result<u64>>,
-}
-
-impl Load {
-    fn start(listener: TcpListener) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        Ok(Self {
-            server: thread::spawn(move || serve(&listener)),
-            client: thread::spawn(move || request(address)),
-        })
+    for pid in &pids {
+        // SAFETY: kill takes no pointers, and the child is not reaped, so the pid is still its own.
+        unsafe { libc::kill(*pid, libc::SIGKILL) };
     }
-
-    /// Returns how many requests were answered.
-    fn finish(self) -> Result<u64> {
-        let ended = "a part of the load panicked";
-        let sent = self.client.join().ok().context(ended)??;
-        self.server.join().ok().context(ended)??;
-        Ok(sent)
-    }
-}
-
-/// Answers one connection until it is closed.
-fn serve(listener: &TcpListener) -> io::Result<()> {
-    let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut stream = BufReader::new(stream);
-    while read_head(&mut stream)? {
-        stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+    for pid in pids {
+        // SAFETY: the status may be null.
+        unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
     }
     Ok(())
 }
 
-/// Sends [`RATE`] requests a second; returns how many were answered.
-fn request(address: SocketAddr) -> io::Result<u64> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut stream = BufReader::new(stream);
-    let started = Instant::now();
-    let mut answered = 0;
-    for number in 0..LOAD_SECONDS * RATE {
-        let due = Duration::from_secs(1) * number / RATE;
-        thread::sleep(due.saturating_sub(started.elapsed()));
-        stream
-            .get_mut()
-            .write_all(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")?;
-        if !read_head(&mut stream)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        answered += 1;
-    }
-    Ok(answered)
-}
+/// Messages that go in one call, at most: as many as a busy client pipelines.
+const BATCH: usize = 16;
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// Reads until an empty line; false if nothing came before the end.
-fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<bool> {
-    let mut line = String::new();
-    while stream.read_line(&mut line)? > 0 {
-        if line == "\r\n" {
-            return Ok(true);
+/// A process of the load, client and server. Stays when the load is over.
+fn serve(shared: &Shared, rate: u32, first: Duration) -> io::Result<()> {
+    let (mut client, mut server) = UnixStream::pair()?;
+    let ticks = rate.min(100);
+    let begin = Instant::now() + first;
+    let (requests, responses) = (REQUEST.repeat(BATCH), RESPONSE.repeat(BATCH));
+    let mut buffer = vec![0; requests.len().max(responses.len())];
+    for tick in 0.. {
+        let due = begin + Duration::from_secs(1) * tick / ticks;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if shared.is_over.load(Ordering::Relaxed) {
+            break;
         }
-        line.clear();
+        let mut left = (rate / ticks) as usize;
+        while left > 0 {
+            let batch = left.min(BATCH);
+            let [request, response] = [batch * REQUEST.len(), batch * RESPONSE.len()];
+            client.write_all(&requests[..request])?;
+            server.read_exact(&mut buffer[..request])?;
+            server.write_all(&responses[..response])?;
+            client.read_exact(&mut buffer[..response])?;
+            shared.sent.fetch_add(batch as u64, Ordering::Relaxed);
+            left -= batch;
+        }
     }
-    Ok(false)
+    loop {
+        thread::sleep(Duration::from_mins(1));
+    }
 }
