@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::ptr;
 
-use agent::bpf::{HookChoice, Loss, MapSizes, Probes, REQUESTS, measure_run_times};
+use agent::bpf::{HookChoice, Loss, MapSizes, Probes, measure_run_times};
 use anyhow::{Context as _, Result, ensure};
 use support::{Spread, count, exit_code, figure, print_table};
 
@@ -30,17 +30,10 @@ const EXCHANGES: u32 = 5_000;
 /// System calls of one request and its response, at both ends.
 const CALLS: f64 = 4.0;
 
-/// Connections by entries of the map, two for each; and the size of the map.
-const CONNECTIONS: [(u32, u32); 8] = [
-    (10, 131_072),
-    (100, 131_072),
-    (1_000, 131_072),
-    (10_000, 131_072),
-    (100_000, 131_072),
-    (10_000, 65_536),
-    (60_000, 65_536),
-    (100_000, 65_536),
-];
+/// Entries of the connections map, two for each connection, where there is room for all, and in a map as it is by default.
+const WITH_ROOM: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
+const ROOM: u32 = 131_072;
+const BY_DEFAULT: [u32; 3] = [10_000, 60_000, 100_000];
 /// Processes with one connection each, and the status codes that each sends. One counter for each code, one for requests.
 const COUNTERS: [(u32, u16); 5] = [(10, 1), (100, 9), (1_000, 1), (1_000, 15), (1_000, 31)];
 
@@ -51,35 +44,24 @@ fn main() -> ExitCode {
 fn measure() -> Result<()> {
     let limit = raise_limit()?;
     let mut connections = Vec::new();
-    for (entries, size) in CONNECTIONS {
-        let sizes = MapSizes {
-            connections: size,
-            ..MapSizes::default()
-        };
-        // A listener, pipes, and what else is open.
-        let most = (limit.saturating_sub(200) / 2).max(1);
-        let pairs = (entries / 2).max(1);
-        let holders = pairs.div_ceil(most);
-        let load = Load {
-            pairs: pairs.div_ceil(holders),
-            codes: 1,
-            passes: EXCHANGES.div_ceil(pairs),
-        };
-        connections.push((entries, size, point(holders, load, sizes)?));
+    let sizes = MapSizes {
+        connections: ROOM,
+        ..MapSizes::default()
+    };
+    let mut probes = Probes::attach(HookChoice::Auto, sizes)?;
+    for entries in WITH_ROOM {
+        connections.push((entries, ROOM, of_connections(&mut probes, entries, limit)?));
     }
-    let mut counters = Vec::new();
-    for (processes, codes) in COUNTERS {
-        let load = Load {
-            pairs: 1,
-            codes,
-            passes: EXCHANGES.div_ceil(processes * u32::from(codes)),
-        };
-        counters.push((processes, codes, point(processes, load, MapSizes::default())?));
+    drop(probes);
+    let sizes = MapSizes::default();
+    let mut probes = Probes::attach(HookChoice::Auto, sizes)?;
+    for entries in BY_DEFAULT {
+        let point = of_connections(&mut probes, entries, limit)?;
+        connections.push((entries, sizes.connections, point));
     }
-
     println!(
         "Hook `{}`. Each in nanoseconds of the programs for one call.\n",
-        connections[0].2.hook
+        probes.hook()
     );
     let baseline = connections[0].2.nanoseconds.median;
     print_table(
@@ -96,8 +78,17 @@ fn measure() -> Result<()> {
             [count(entries), count(size), nanoseconds, ratio, counted, losses]
         }),
     );
+
+    let mut counters = Vec::new();
+    for (processes, codes) in COUNTERS {
+        let load = Load {
+            pairs: 1,
+            codes,
+            passes: EXCHANGES.div_ceil(processes * u32::from(codes)),
+        };
+        counters.push((processes, codes, measure_point(&mut probes, processes, load)?));
+    }
     let baseline = counters[0].2.nanoseconds.median;
-    let room = MapSizes::default().counters;
     print_table(
         [
             "processes",
@@ -114,7 +105,7 @@ fn measure() -> Result<()> {
             [
                 count(processes),
                 count(wanted),
-                count(room),
+                count(sizes.counters),
                 nanoseconds,
                 ratio,
                 counted,
@@ -126,9 +117,21 @@ fn measure() -> Result<()> {
     Ok(())
 }
 
+/// Spreads the connections over as many processes as may have them open.
+fn of_connections(probes: &mut Probes, entries: u32, limit: u32) -> Result<Point> {
+    let pairs = (entries / 2).max(1);
+    // Besides a listener, pipes, and what else is open.
+    let holders = pairs.div_ceil((limit - 200) / 2);
+    let load = Load {
+        pairs: pairs.div_ceil(holders),
+        codes: 1,
+        passes: EXCHANGES.div_ceil(pairs),
+    };
+    measure_point(probes, holders, load)
+}
+
 /// What was found for one number of connections or counters.
 struct Point {
-    hook: String,
     nanoseconds: Spread,
     /// Requests and responses.
     sent: u64,
@@ -156,10 +159,9 @@ impl Point {
     }
 }
 
-fn point(processes: u32, load: Load, sizes: MapSizes) -> Result<Point> {
-    // Forked first: they hold nothing of ours then.
+fn measure_point(probes: &mut Probes, processes: u32, load: Load) -> Result<Point> {
+    let losses_before = probes.losses()?;
     let mut holders = Holders::start(processes, load)?;
-    let mut probes = Probes::attach(HookChoice::Auto, sizes)?;
     holders.all(CONNECT)?;
     // Every connection and counter is known from here on, as far as there is room.
     holders.all(PASS)?;
@@ -167,33 +169,31 @@ fn point(processes: u32, load: Load, sizes: MapSizes) -> Result<Point> {
     let exchanges = u64::from(processes) * u64::from(load.exchanges());
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let before = run_time(&probes);
+        let before = run_time(probes);
         holders.all(PASS)?;
         #[expect(clippy::cast_precision_loss, reason = "thousands")]
-        rounds.push((run_time(&probes) - before) / (exchanges as f64 * CALLS));
+        rounds.push((run_time(probes) - before) / (exchanges as f64 * CALLS));
     }
     let pids = holders.pids();
-    let (mut requests, mut responses) = (0, 0);
-    for counter in probes.counters()? {
-        if pids.contains(&counter.key.pid) {
-            if counter.key.code == REQUESTS {
-                requests += counter.value;
-            } else {
-                responses += counter.value;
-            }
-        }
-    }
+    let counters = probes.counters()?;
+    let counted = counters
+        .iter()
+        .filter(|counter| pids.contains(&counter.key.pid))
+        .map(|counter| counter.value)
+        .sum();
     let losses = probes.losses()?;
+    // Room for the next ones.
+    let keys: Vec<_> = counters.iter().map(|counter| counter.key).collect();
+    probes.forget(&keys)?;
     Ok(Point {
-        hook: probes.hook().to_string(),
         nanoseconds: Spread::of(rounds),
         sent: 2 * exchanges * (ROUNDS as u64 + 1),
-        counted: requests + responses,
+        counted,
         losses: Loss::ALL
             .iter()
-            .zip(losses.0)
-            .filter(|(_, lost)| *lost > 0)
-            .map(|(loss, lost)| (loss.name(), lost))
+            .zip(losses.0.iter().zip(losses_before.0))
+            .filter(|(_, (after, before))| *after > before)
+            .map(|(loss, (after, before))| (loss.name(), after - before))
             .collect(),
     })
 }
