@@ -94,8 +94,9 @@ async fn measure() -> Result<()> {
 }
 
 fn print_figures(without: &[Round], with: &[Round]) {
-    let figures: [(&str, fn(&Round) -> f64, usize); 3] = [
+    let figures: [(&str, fn(&Round) -> f64, usize); 4] = [
         ("requests/s", |round| round.rate, 0),
+        ("CPU of nginx and wrk, µs a request", |round| round.cpu, 2),
         ("latency p50, ms", |round| round.p50, 3),
         ("latency p99, ms", |round| round.p99, 3),
     ];
@@ -122,6 +123,9 @@ fn print_figures(without: &[Round], with: &[Round]) {
 struct Round {
     /// Requests per second.
     rate: f64,
+    /// Microseconds on a processor for each request, of server and load together: what limits the rate where they have all
+    /// cores for themselves, and does not depend on others as much as the rate does where they have not.
+    cpu: f64,
     /// Latencies in milliseconds.
     p50: f64,
     p99: f64,
@@ -182,13 +186,23 @@ impl Nginx {
             "--latency".to_owned(),
             format!("http://127.0.0.1:{}/file", self.port),
         ]);
+        let meters: Vec<Meter> = self
+            .workers
+            .iter()
+            .map(|worker| Meter::start(*worker))
+            .collect::<Result<_>>()?;
+        let children_before = children_time();
         let mut wrk = Process::start(&command, &output)?;
         let started = Instant::now();
         while wrk.check(&output).is_ok() {
             ensure!(started.elapsed() < PATIENCE, "wrk does not end");
             sleep(Duration::from_millis(20)).await;
         }
-        round(&fs::read_to_string(output)?)
+        let mut seconds = children_time() - children_before;
+        for meter in meters {
+            seconds += meter.finish()?.seconds;
+        }
+        round(&fs::read_to_string(output)?, seconds)
     }
 
     /// Lines in the access log: its length, for all are of the same.
@@ -199,6 +213,21 @@ impl Nginx {
     fn log(&self) -> PathBuf {
         self.directory.path().join("access.log")
     }
+}
+
+/// Seconds that children of ours were on a processor which have ended and been waited for.
+#[expect(clippy::cast_precision_loss, reason = "minutes in microseconds")]
+fn children_time() -> f64 {
+    // SAFETY: a structure of integers, for which 0 is a value; it outlives the call, which cannot fail.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    [usage.ru_utime, usage.ru_stime]
+        .iter()
+        .map(|time| time.tv_sec as f64 + time.tv_usec as f64 / 1e6)
+        .sum()
 }
 
 /// Buffers its log, as busy servers do; the lines are "200\n".
@@ -218,8 +247,8 @@ fn configuration(prefix: &Path, port: u16) -> String {
     )
 }
 
-/// Reads what wrk wrote.
-fn round(text: &str) -> Result<Round> {
+/// Reads what wrk wrote, and takes the seconds on a processor.
+fn round(text: &str, seconds: f64) -> Result<Round> {
     if !text.contains("Requests/sec:") {
         bail!("no wrk (.ci/setup installs it): {}", text.trim());
     }
@@ -234,8 +263,13 @@ fn round(text: &str) -> Result<Round> {
             .with_context(|| format!("wrk tells no {name}: {text}"));
         line.map(str::trim)
     };
+    let requests: f64 = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in")?.0.parse().ok())
+        .with_context(|| format!("wrk tells no number of requests: {text}"))?;
     Ok(Round {
         rate: value("Requests/sec:")?.parse()?,
+        cpu: seconds * 1e6 / requests,
         p50: milliseconds(value("50%")?)?,
         p99: milliseconds(value("99%")?)?,
     })

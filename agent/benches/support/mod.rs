@@ -142,7 +142,9 @@ pub(crate) fn count(value: impl Display) -> String {
 
 /// What a process took of the machine for a while.
 pub(crate) struct Usage {
-    /// Percent of one core, from the scheduler's nanoseconds.
+    /// On a core, from the scheduler's nanoseconds.
+    pub(crate) seconds: f64,
+    /// The same in percent of one core, for as long as it was watched.
     pub(crate) cpu: f64,
     /// The same from the clock ticks (10 ms) of `utime` and `stime`, which count threads that ended too.
     pub(crate) ticks: f64,
@@ -199,12 +201,14 @@ impl Meter {
     pub(crate) fn finish(mut self) -> Result<Usage> {
         self.look()?;
         let ticks = clock_ticks(self.pid)? - self.first_ticks;
-        let seconds = self.started.elapsed().as_secs_f64();
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let seconds = self.run.0 as f64 / 1e9;
         Ok(Usage {
-            cpu: self.run.0 as f64 / 1e9 / seconds * 100.0,
+            seconds,
+            cpu: seconds / elapsed * 100.0,
             // 100 ticks a second, in percent.
-            ticks: ticks as f64 / seconds,
-            switches: self.run.1 as f64 / seconds,
+            ticks: ticks as f64 / elapsed,
+            switches: self.run.1 as f64 / elapsed,
             rss: self.rss,
         })
     }
