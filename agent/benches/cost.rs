@@ -25,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use agent::bpf::{Hook, HookChoice, MapSizes, Probes, measure_run_times};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use support::{Spread, exit_code, figure, print_table};
 
 /// How often everything is done.
@@ -179,7 +179,7 @@ fn answer_with_data(stream: &TcpStream) -> io::Result<()> {
             libc::IPPROTO_TCP,
             libc::TCP_QUICKACK,
             (&raw const no).cast(),
-            size_of_val(&no) as libc::socklen_t,
+            libc::socklen_t::try_from(size_of_val(&no)).unwrap_or(0),
         )
     };
     if set == 0 {
@@ -258,12 +258,17 @@ fn measure() -> Result<()> {
     } else {
         ("nanoseconds", ON_TIME)
     };
+    let mut measured = 0;
     for hook in Hook::ALL {
         match measure_hook(hook, &repetitions) {
-            Ok(results) => print_hook(hook, unit, &results),
+            Ok(results) => {
+                print_hook(hook, unit, &results);
+                measured += 1;
+            }
             Err(error) => println!("Hook `{hook}`: not measured: {error:#}\n"),
         }
     }
+    ensure!(measured > 0, "no hook could be measured");
     Ok(())
 }
 

@@ -376,7 +376,7 @@ fn pair(listener: &TcpListener) -> io::Result<[TcpStream; 2]> {
                 libc::SOL_SOCKET,
                 libc::SO_LINGER,
                 (&raw const linger).cast(),
-                size_of_val(&linger) as libc::socklen_t,
+                libc::socklen_t::try_from(size_of_val(&linger)).unwrap_or(0),
             )
         };
         if set != 0 {

@@ -93,8 +93,11 @@ async fn measure() -> Result<()> {
     Ok(())
 }
 
+/// Its name, where it is, and its decimals.
+type Figure = (&'static str, fn(&Round) -> f64, usize);
+
 fn print_figures(without: &[Round], with: &[Round]) {
-    let figures: [(&str, fn(&Round) -> f64, usize); 4] = [
+    let figures: [Figure; 4] = [
         ("requests/s", |round| round.rate, 0),
         ("CPU of nginx and wrk, µs a request", |round| round.cpu, 2),
         ("latency p50, ms", |round| round.p50, 3),

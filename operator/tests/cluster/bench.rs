@@ -114,16 +114,18 @@ async fn measure_rollout(
     let own = metric("reconcile_own_seconds_sum")? / reconciles * 1e3;
     let (_, metrics) = operator.get("/metrics")?;
     let p99 = crate::percentile(&metrics)? * 1e3;
-    let (rss, peak) = (operator.memory("VmRSS:")?, operator.peak_memory()?);
+    let megabytes =
+        |kibibytes: u64| -> Result<f64> { Ok(f64::from(u32::try_from(kibibytes)?) * 1024.0 / 1e6) };
+    let (rss, peak) = (
+        megabytes(operator.memory("VmRSS:")?)?,
+        megabytes(operator.peak_memory()?)?,
+    );
     let ticks = operator.clock_ticks()?;
     tokio::time::sleep(REST).await;
-    let rest = (operator.clock_ticks()? - ticks) as f64 / REST.as_secs_f64();
+    let rest = f64::from(u32::try_from(operator.clock_ticks()? - ticks)?) / REST.as_secs_f64();
     let writes = writes(world)? - writes_before;
-    let megabytes = |kibibytes: u64| kibibytes as f64 * 1024.0 / 1e6;
     println!(
-        "| {what} | {seconds:.1} | {reconciles} | {own:.2} | {p99:.1} | {writes} | {:.1} | {:.1} | {rest:.1} |",
-        megabytes(rss),
-        megabytes(peak)
+        "| {what} | {seconds:.1} | {reconciles} | {own:.2} | {p99:.1} | {writes} | {rss:.1} | {peak:.1} | {rest:.1} |"
     );
     Ok(())
 }
