@@ -12,7 +12,7 @@ env := source .ci/env;
 as_root := $$([[ $$EUID == 0 ]] || echo --config "target.$$(rustc -vV | sed -n 's/^host: //p').runner='sudo'")
 
 # What is built here is meant to run: without the BPF toolchain that is an error, not a warning.
-build run demo pictures bench test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
+build run demo pictures test: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
 
 help:
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
@@ -34,8 +34,8 @@ pictures: ## make the README's pictures from what a real agent shows over a real
 	$(env) cargo build --release --bins --example demo --example pictures -p scope-http-statistics-agent
 	.ci/pictures
 
-bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
-	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale
+bench: setup ## measure what it costs (docs/benchmarks.md), in a quarter of an hour; RECORD=1 writes the results there
+	.ci/bench $(if $(RECORD),--record)
 
 test: ## all checks and tests, on this kernel, on five others in virtual machines, on a Kubernetes control plane
 	.ci/test

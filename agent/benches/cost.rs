@@ -1,40 +1,69 @@
-//! What counting costs an application: nanoseconds that the programs take for each call, by the kernel's own run-time
-//! statistics, with every hook that this machine allows.
+//! What counting costs an application, for each hook that this machine allows.
 //!
-//! `make bench` runs it. Needs root, stays on the loopback interface, takes a minute, and judges nothing. A client and a
-//! server, two threads that take turns, one call each for a request and a response. The client's calls are the
-//! baseline: its connection has a verdict, so each costs the bare hook and one look-up. What the server's cost more is
-//! the engine's share. Each round does every load once; of the rounds the median counts, and the range is shown.
+//! `make bench` runs it. Needs root, stays on the loopback interface, takes half a minute, and judges nothing. One thread
+//! at both ends of a connection, so that no waiting is measured, and only its time on a processor: it sends a request, receives it, sends the response and
+//! receives that, four system calls, and parses nothing. Beside it a file is written and read, and a system call made
+//! that has to do with neither. Each round does it all without and with the programs attached, in turns; of the rounds'
+//! differences the median counts. Then once more while the kernel measures how long the programs run: what is missing to
+//! the difference is the hook's own.
+//!
+//! In a guest that counts (`VM_COUNT=1`, .ci/vm-runner) a nanosecond is an instruction, and fewer repetitions do.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a measurement is there to be seen"
 )]
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+mod support;
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::panic::resume_unwind;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::thread;
-use std::time::Duration;
 
-use agent::bpf::{Hook, HookChoice, MapSizes, Probes, ProgramStatistics, measure_run_times};
-use anyhow::{Context as _, Result};
+use agent::bpf::{Hook, HookChoice, MapSizes, Probes, measure_run_times};
+use anyhow::{Context as _, Result, ensure};
+use support::{Spread, exit_code, figure, print_table};
 
-/// Rounds, of which the median counts.
-const ROUNDS: usize = 9;
-/// Requests and responses of one load in one round.
-const EXCHANGES: u32 = 5_000;
-
-/// What goes over the connection, again and again.
-struct Load {
-    name: &'static str,
-    request: Vec<u8>,
-    response: Vec<u8>,
+/// How often everything is done.
+struct Repetitions {
+    /// Of which the median counts.
+    rounds: usize,
+    /// Of one load in one round.
+    times: u32,
 }
 
-fn loads() -> [Load; 4] {
+const ON_TIME: Repetitions = Repetitions {
+    rounds: 11,
+    times: 5_000,
+};
+/// The same instructions each time, but for a timer's interrupt now and then; and attaching takes its time.
+const ON_COUNT: Repetitions = Repetitions {
+    rounds: 1,
+    times: 500,
+};
+
+/// What is done again and again.
+struct Load {
+    name: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Both ways over one connection.
+    Tcp { request: Vec<u8>, response: Vec<u8> },
+    /// The same over a unix socket.
+    Unix { request: Vec<u8>, response: Vec<u8> },
+    /// 500 bytes written to a file and read from it.
+    File,
+    /// `getppid`.
+    Other,
+}
+
+fn loads() -> Vec<Load> {
     let head = |start: &str, len: usize| {
         // Lines as browsers and servers send them, of some 40 bytes.
         let mut head = start.to_owned();
@@ -46,136 +75,278 @@ fn loads() -> [Load; 4] {
             .concat()
             .into_bytes()
     };
-    let no_body = "Content-Length: 0\r\n";
-    [
-        Load {
-            name: "no HTTP (500 and 250 bytes)",
-            request: vec![b'{'; 500],
-            response: vec![b'}'; 250],
-        },
-        Load {
-            name: "first line and no more",
-            request: b"GET /index.html HTTP/1.1\r\n\r\n".to_vec(),
-            response: b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-        },
-        Load {
-            name: "heads of 500 and 250 bytes",
-            request: head("GET /index.html HTTP/1.1\r\n", 500),
-            response: head(&format!("HTTP/1.1 200 OK\r\n{no_body}"), 250),
-        },
-        Load {
-            name: "the same and bodies of 16 KiB",
-            request: [
+    let tcp = |name, request, response| Load {
+        name,
+        kind: Kind::Tcp { request, response },
+    };
+    let request = || head("GET /index.html HTTP/1.1\r\n", 500);
+    let response = || head("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", 250);
+    vec![
+        tcp("no HTTP: 500 and 250 bytes", vec![b'{'; 500], vec![b'}'; 250]),
+        tcp(
+            "a first line and no more",
+            b"GET /index.html HTTP/1.1\r\n\r\n".to_vec(),
+            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        ),
+        tcp("heads of 500 and 250 bytes", request(), response()),
+        tcp(
+            "the same and bodies of 16 KiB",
+            [
                 head("POST /index.html HTTP/1.1\r\nContent-Length: 16384\r\n", 500),
                 vec![b'x'; 16384],
             ]
             .concat(),
-            response: [
+            [
                 head("HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n", 250),
                 vec![b'x'; 16384],
             ]
             .concat(),
+        ),
+        Load {
+            name: "unix socket, heads of 500 and 250 bytes",
+            kind: Kind::Unix {
+                request: request(),
+                response: response(),
+            },
+        },
+        Load {
+            name: "file: 500 bytes written and read",
+            kind: Kind::File,
+        },
+        Load {
+            name: "getppid",
+            kind: Kind::Other,
         },
     ]
 }
 
-fn main() -> ExitCode {
-    match measure() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+impl Load {
+    /// Does it so often, on a new connection; returns nanoseconds for each time, and what `watch` tells of them.
+    fn repeat<T>(&self, times: u32, watch: impl Fn() -> T) -> Result<(f64, T, T)> {
+        match &self.kind {
+            Kind::Tcp { request, response } => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                let mut client = TcpStream::connect(listener.local_addr()?)?;
+                let (mut server, _) = listener.accept()?;
+                for stream in [&client, &server] {
+                    stream.set_nodelay(true)?;
+                    answer_with_data(stream)?;
+                }
+                exchange(&mut client, &mut server, [request, response], times, watch)
+            }
+            Kind::Unix { request, response } => {
+                let (mut client, mut server) = UnixStream::pair()?;
+                exchange(&mut client, &mut server, [request, response], times, watch)
+            }
+            Kind::File => {
+                let mut file: File = tempfile::tempfile()?;
+                let mut bytes = [b'x'; 500];
+                timed(times, watch, |times| {
+                    file.rewind()?;
+                    for _ in 0..times {
+                        file.write_all(&bytes)?;
+                    }
+                    file.rewind()?;
+                    for _ in 0..times {
+                        file.read_exact(&mut bytes)?;
+                    }
+                    Ok(())
+                })
+            }
+            Kind::Other => timed(times, watch, |times| {
+                for _ in 0..times {
+                    std::hint::black_box(std::os::unix::process::parent_id());
+                }
+                Ok(())
+            }),
         }
     }
+
+    /// Whether it is a request and its response, each with two sides.
+    fn has_sides(&self) -> bool {
+        matches!(self.kind, Kind::Tcp { .. } | Kind::Unix { .. })
+    }
+}
+
+/// Has acknowledgements go with the data, from the start: sooner or later the kernel does so by itself, and what it saves
+/// is more than what is measured here.
+fn answer_with_data(stream: &TcpStream) -> io::Result<()> {
+    let no: libc::c_int = 0;
+    // SAFETY: the number outlives the call and has the size given.
+    let set = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            (&raw const no).cast(),
+            libc::socklen_t::try_from(size_of_val(&no)).unwrap_or(0),
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Requests and responses, each in one call.
+fn exchange<T>(
+    client: &mut (impl Read + Write),
+    server: &mut (impl Read + Write),
+    [request, response]: [&[u8]; 2],
+    times: u32,
+    watch: impl Fn() -> T,
+) -> Result<(f64, T, T)> {
+    let mut buffer = vec![0; request.len().max(response.len())];
+    timed(times, watch, |times| {
+        for _ in 0..times {
+            client.write_all(request)?;
+            server.read_exact(&mut buffer[..request.len()])?;
+            server.write_all(response)?;
+            client.read_exact(&mut buffer[..response.len()])?;
+        }
+        Ok(())
+    })
+}
+
+/// Nanoseconds for each of so many times, and what `watch` tells before and after.
+fn timed<T>(
+    times: u32,
+    watch: impl Fn() -> T,
+    mut repeat: impl FnMut(u32) -> Result<()>,
+) -> Result<(f64, T, T)> {
+    // So that caches are warm, and the connection has its verdict.
+    repeat(times / 10)?;
+    let before = watch();
+    let started = processor_time();
+    repeat(times)?;
+    let nanoseconds = processor_time() - started;
+    Ok((nanoseconds / f64::from(times), before, watch()))
+}
+
+/// Nanoseconds that this thread was on a processor, so that what others do on the machine counts little.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a minute of nanoseconds has less than 53 bits"
+)]
+fn processor_time() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the structure outlives the call, which cannot fail: every thread has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+/// Nanoseconds of one load, each time, by round.
+#[derive(Default)]
+struct Results {
+    without: Vec<f64>,
+    with: Vec<f64>,
+    programs: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    exit_code(measure())
 }
 
 fn measure() -> Result<()> {
-    let _measuring = measure_run_times().context("the kernel does not measure its programs' run times")?;
+    let counts = env::var("VM_COUNT").is_ok_and(|value| value == "1");
+    let (unit, repetitions) = if counts {
+        ("instructions", ON_COUNT)
+    } else {
+        ("nanoseconds", ON_TIME)
+    };
+    let mut measured = 0;
     for hook in Hook::ALL {
-        match Probes::attach(HookChoice::Only(hook), MapSizes::default()) {
-            Ok(probes) => measure_hook(hook, &probes)?,
-            Err(error) => println!("{hook}: not measured: {error}\n"),
-        }
-    }
-    Ok(())
-}
-
-fn measure_hook(hook: Hook, probes: &Probes) -> Result<()> {
-    let loads = loads();
-    let mut results: Vec<Vec<f64>> = vec![Vec::new(); loads.len()];
-    for _ in 0..ROUNDS {
-        for (load, results) in loads.iter().zip(&mut results) {
-            let before = programs(probes);
-            exchange(load)?;
-            let after = programs(probes);
-            let total: Duration = after
-                .iter()
-                .map(|(name, now)| {
-                    now.run_time
-                        .saturating_sub(before.get(name).map_or(Duration::ZERO, |b| b.run_time))
-                })
-                .sum();
-            results.push(total.as_secs_f64() * 1e9 / f64::from(EXCHANGES));
-        }
-    }
-    println!(
-        "{hook}: nanoseconds that all programs take for one request and its response, client and server together"
-    );
-    println!(
-        "{:<32}{:>10}{:>18}{:>12}",
-        "LOAD", "MEDIAN", "RANGE", "OF NO HTTP"
-    );
-    let mut baseline = None;
-    for (load, results) in loads.iter().zip(&mut results) {
-        results.sort_by(f64::total_cmp);
-        let (low, median, high) = (results[0], results[ROUNDS / 2], results[ROUNDS - 1]);
-        let baseline = *baseline.get_or_insert(median);
-        println!(
-            "{:<32}{median:>10.0}{:>18}{:>12.2}",
-            load.name,
-            format!("{low:.0} - {high:.0}"),
-            median / baseline
-        );
-        if median > baseline {
-            println!(
-                "{:<32}{:>10.0}",
-                "  the engine's, request and response",
-                median - baseline
-            );
-        }
-    }
-    println!();
-    Ok(())
-}
-
-fn programs(probes: &Probes) -> BTreeMap<String, ProgramStatistics> {
-    probes
-        .statistics()
-        .map(|(name, statistics)| (name.to_owned(), statistics))
-        .collect()
-}
-
-/// One connection, and on it so many requests and responses, each in one call.
-fn exchange(load: &Load) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut client = TcpStream::connect(listener.local_addr()?)?;
-    let (mut server, _) = listener.accept()?;
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
-    thread::scope(|scope| {
-        let serving = scope.spawn(move || -> Result<()> {
-            let mut buffer = vec![0; load.request.len()];
-            for _ in 0..EXCHANGES {
-                server.read_exact(&mut buffer)?;
-                server.write_all(&load.response)?;
+        match measure_hook(hook, &repetitions) {
+            Ok(results) => {
+                print_hook(hook, unit, &results);
+                measured += 1;
             }
-            Ok(())
-        });
-        let mut buffer = vec![0; load.response.len()];
-        for _ in 0..EXCHANGES {
-            client.write_all(&load.request)?;
-            client.read_exact(&mut buffer)?;
+            Err(error) => println!("Hook `{hook}`: not measured: {error:#}\n"),
         }
-        serving.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })
+    }
+    ensure!(measured > 0, "no hook could be measured");
+    Ok(())
+}
+
+fn measure_hook(hook: Hook, repetitions: &Repetitions) -> Result<Vec<(Load, Results)>> {
+    let mut loads: Vec<(Load, Results)> = loads()
+        .into_iter()
+        .map(|load| (load, Results::default()))
+        .collect();
+    let times = repetitions.times;
+    for round in 0..repetitions.rounds {
+        // In turns, so that a machine that gets slower or faster favours neither.
+        for attached in [round.is_multiple_of(2), !round.is_multiple_of(2)] {
+            if !attached {
+                for (load, results) in &mut loads {
+                    let (nanoseconds, ..) = load.repeat(times, || ())?;
+                    results.without.push(nanoseconds);
+                }
+                continue;
+            }
+            let probes = Probes::attach(HookChoice::Only(hook), MapSizes::default())?;
+            for (load, results) in &mut loads {
+                let (nanoseconds, ..) = load.repeat(times, || ())?;
+                results.with.push(nanoseconds);
+            }
+            let _measuring =
+                measure_run_times().context("the kernel does not measure its programs' run times")?;
+            let run_time = || -> f64 {
+                let statistics = probes.statistics();
+                statistics
+                    .map(|(_, statistics)| statistics.run_time.as_secs_f64() * 1e9)
+                    .sum()
+            };
+            for (load, results) in &mut loads {
+                let (_, before, after) = load.repeat(times, run_time)?;
+                results.programs.push((after - before) / f64::from(times));
+            }
+        }
+    }
+    Ok(loads)
+}
+
+fn print_hook(hook: Hook, unit: &str, loads: &[(Load, Results)]) {
+    println!("Hook `{hook}`, {unit}:\n");
+    print_table(
+        [
+            "each time",
+            "without",
+            "with",
+            "more: median (range)",
+            "ratio",
+            "per request and side",
+            "in programs (range)",
+            "the hook's own",
+        ],
+        loads.iter().map(|(load, results)| {
+            let paired = || results.with.iter().zip(&results.without);
+            let [without, with] =
+                [&results.without, &results.with].map(|all| Spread::of(all.iter().copied()));
+            let more = Spread::of(paired().map(|(with, without)| with - without));
+            let programs = Spread::of(results.programs.iter().copied());
+            let sides = if load.has_sides() {
+                figure(more.median / 2.0, 0)
+            } else {
+                "-".to_owned()
+            };
+            [
+                load.name.to_owned(),
+                figure(without.median, 0),
+                figure(with.median, 0),
+                more.show(0),
+                figure(
+                    Spread::of(paired().map(|(with, without)| with / without)).median,
+                    3,
+                ),
+                sides,
+                programs.show(0),
+                figure(more.median - programs.median, 0),
+            ]
+        }),
+    );
 }

@@ -3,12 +3,16 @@
 //! The agent is a process of its own without its kernel half: what is measured is reading `/proc`, keeping the books, and
 //! building and serving reports. Limits are printed beside what was found; a machine that does other work at the time
 //! takes longer.
-#![expect(clippy::print_stdout, reason = "a measurement is there to be seen")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement is there to be seen"
+)]
 
+mod support;
 #[path = "../tests/world/mod.rs"]
 mod world;
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,6 +24,7 @@ use agent::report::MAX_REPORT;
 use agent::report::model::Report;
 use agent::stats::Event;
 use anyhow::{Context as _, Result, ensure};
+use support::{clock_ticks, count, figure, memory, print_table};
 use world::{Agent, World, settings};
 
 const PODS: u32 = 200;
@@ -43,47 +48,75 @@ fn main() -> Result<()> {
         return serve();
     }
     let server = Server::start()?;
-    println!("{PROCESSES} processes in {PODS} pods, all with traffic; window filling for {WARM_UP:?}");
     // Some polls meanwhile, as Scope's, so that the agent knows what is wanted.
     let begin = Instant::now();
     while begin.elapsed() < WARM_UP {
         thread::sleep(Duration::from_secs(1));
         poll(&mut connect(&server.socket)?, true)?;
     }
+    let mut rows = Vec::new();
     for (phase, clients, gzip) in [
         ("one poller, plain", 1, false),
         ("one poller, gzip", 1, true),
         ("50 at once, plain", CLIENTS, false),
         ("50 at once, gzip", CLIENTS, true),
     ] {
-        let before = cpu_seconds(server.child.id())?;
+        let before = clock_ticks(server.child.id())?;
         let begin = Instant::now();
         let (mut latencies, late) = measure(&server.socket, clients, gzip)?;
-        let cpu = (cpu_seconds(server.child.id())? - before) / begin.elapsed().as_secs_f64() * 100.0;
+        // 100 ticks a second, in percent.
+        let cpu = f64::from(u32::try_from(clock_ticks(server.child.id())? - before)?)
+            / begin.elapsed().as_secs_f64();
         latencies.sort_by(f64::total_cmp);
         let rank = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
-        println!(
-            "{phase:<20} {} polls  p50 {:.1} ms  p99 {:.1} ms (limit {LATENCY_LIMIT} ms)  CPU {cpu:.1} %  \
-             RSS {:.1} MB (limit {RSS_LIMIT} MB)  samples late by at most {late:.2} % (limit {LATENESS_LIMIT} %)",
-            latencies.len(),
-            rank(50),
-            rank(99),
-            memory(server.child.id(), "VmRSS:")?
-        );
+        rows.push([
+            phase.to_owned(),
+            count(latencies.len()),
+            figure(rank(50), 1),
+            figure(rank(99), 1),
+            figure(late, 2),
+            figure(cpu, 1),
+            figure(memory(server.child.id(), "VmRSS:")?, 1),
+        ]);
     }
+    let limits = [
+        "limit".to_owned(),
+        "-".to_owned(),
+        "-".to_owned(),
+        figure(LATENCY_LIMIT, 0),
+        figure(LATENESS_LIMIT, 0),
+        "-".to_owned(),
+        figure(RSS_LIMIT, 0),
+    ];
+    rows.push(limits);
+    print_table(
+        [
+            "pollers, each once a second",
+            "polls",
+            "p50, ms",
+            "p99, ms",
+            "samples late at most, %",
+            "CPU, % of a core",
+            "RSS, MB",
+        ],
+        rows,
+    );
     let body = poll(&mut connect(&server.socket)?, false)?;
     let packed = poll(&mut connect(&server.socket)?, true)?.len();
     let report: Report = serde_json::from_slice(&body)?;
     let nodes = [&report.process, &report.container, &report.pod].map(|topology| topology.nodes.len());
     ensure!(nodes == [2000, 200, 200], "not everything is reported: {nodes:?}");
-    println!(
-        "body {} bytes plain (limit {MAX_REPORT}), {packed} gzip; nodes {nodes:?}",
-        body.len()
-    );
     let node = report.process.nodes.values().next().context("no process")?;
     let metric = node.metrics.values().next().context("no metric")?;
-    println!("{} samples each", metric.samples.len());
-    println!("peak RSS {:.1} MB", memory(server.child.id(), "VmHWM:")?);
+    println!(
+        "{PROCESSES} processes in {PODS} pods, all with traffic: {} samples each, {} bytes plain (limit {}), {} gzip. \
+         Peak RSS {:.1} MB.\n",
+        metric.samples.len(),
+        count(body.len()),
+        count(MAX_REPORT),
+        count(packed),
+        memory(server.child.id(), "VmHWM:")?
+    );
     Ok(())
 }
 
@@ -252,21 +285,4 @@ fn directory() -> Result<agent::workload::Directory> {
         directory.pods.insert(uid, known);
     }
     Ok(directory)
-}
-
-/// A line of `/proc/<pid>/status`, which are in KiB, in megabytes.
-fn memory(pid: u32, name: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next());
-    Ok(kibibytes.context("no such line")?.parse::<f64>()? * 1024.0 / 1e6)
-}
-
-/// `utime` and `stime`: fields 14 and 15 of `proc_pid_stat(5)`, in clock ticks of 10 ms.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = line.rsplit_once(')').context("no command in its stat")?;
-    let times = fields.split_whitespace().skip(14 - 3).take(2);
-    let ticks: f64 = times.map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-    Ok(ticks / 100.0)
 }

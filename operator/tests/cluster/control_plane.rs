@@ -441,12 +441,25 @@ impl Operator {
 
     /// Memory that it has used at most, in KiB.
     pub(crate) fn peak_memory(&self) -> Result<u64> {
+        self.memory("VmHWM")
+    }
+
+    /// Memory in KiB, by its name in `proc_pid_status(5)`.
+    pub(crate) fn memory(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .context("no VmHWM")?;
+            .find(|line| line.starts_with(name))
+            .with_context(|| format!("no {name}"))?;
         Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+    }
+
+    /// Hundredths of a second that it was on a processor: fields 14 and 15 of `proc_pid_stat(5)`.
+    pub(crate) fn clock_ticks(&self) -> Result<u64> {
+        let line = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let (_, fields) = line.rsplit_once(')').context("no command in its stat")?;
+        let times = fields.split_whitespace().skip(14 - 3).take(2);
+        times.map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
     }
 
     /// Ends it as Kubernetes does; returns how long it took.

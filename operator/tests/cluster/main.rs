@@ -2,13 +2,14 @@
 //!
 //! etcd, API server and controllers are real; nodes are objects only, and [`kubelet`] does what their kubelets would.
 //! Tests run one after the other on one cluster, in this order; arguments choose among them by parts of their names.
-//! Each has nodes of its own, so no resource of one test meets that of another.
+//! Each has nodes of its own, so no resource of one test meets that of another. With `--bench` it measures instead.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "this is a test runner: it prints its results"
 )]
 
+mod bench;
 mod control_plane;
 mod kubelet;
 mod names;
@@ -105,6 +106,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if std::env::args().any(|argument| argument == "--bench") {
+        let measured = runtime.block_on(async { bench::measure(&mut World::new().await?).await });
+        return match measured {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let (mut passed, mut failed) = (0, 0);
     runtime.block_on(async {
         println!("running {} tests", tests.len());

@@ -1,0 +1,349 @@
+//! What the benches share: how figures are summed up and printed, and a real agent with what it takes of the machine.
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::future::Future;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent::client::Client;
+use agent::config::PluginDir;
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+/// Start and stop take no longer.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Runs a measurement. When it is cut short, what it holds is dropped, and with it everything it started.
+pub(crate) fn run(measurement: impl Future<Output = Result<()>>) -> ExitCode {
+    let outcome = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start")
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                tokio::select! {
+                    outcome = measurement => outcome,
+                    stopped = stop_signal() => stopped,
+                }
+            })
+        });
+    exit_code(outcome)
+}
+
+/// Says what went wrong.
+pub(crate) fn exit_code(outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn stop_signal() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("stopped before the end")
+}
+
+/// Measurements of the same thing: the one in the middle, and how far apart they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) low: f64,
+    pub(crate) median: f64,
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    /// # Panics
+    /// Without measurements.
+    pub(crate) fn of(measurements: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = measurements.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        Self {
+            low: sorted[0],
+            median: sorted[sorted.len() / 2],
+            high: sorted[sorted.len() - 1],
+        }
+    }
+
+    /// `median (low to high)`, with so many decimals.
+    pub(crate) fn show(self, decimals: usize) -> String {
+        let Self { low, median, high } = self;
+        format!("{median:.decimals$} ({low:.decimals$} to {high:.decimals$})")
+    }
+}
+
+/// A table in Markdown, in columns. The first column is text, the others are figures.
+pub(crate) fn print_table<const COLUMNS: usize>(
+    headings: [&str; COLUMNS],
+    rows: impl IntoIterator<Item = [String; COLUMNS]>,
+) {
+    let headings = headings.map(str::to_owned);
+    let rows: Vec<_> = rows.into_iter().collect();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+        rows.iter()
+            .chain([&headings])
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(3)
+    });
+    let line = |row: &[String; COLUMNS]| {
+        let cells = std::array::from_fn::<_, COLUMNS, _>(|column| {
+            let (cell, width) = (&row[column], widths[column]);
+            if column == 0 {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
+        println!("| {} |", cells.join(" | "));
+    };
+    line(&headings);
+    line(&std::array::from_fn(|column| {
+        let dashes = "-".repeat(widths[column] - 1);
+        if column == 0 { dashes + "-" } else { dashes + ":" }
+    }));
+    rows.iter().for_each(line);
+    println!();
+}
+
+/// A cell: a figure with so many decimals.
+pub(crate) fn figure(value: f64, decimals: usize) -> String {
+    format!("{value:.decimals$}")
+}
+
+/// A cell: a count, in groups of three digits.
+pub(crate) fn count(value: impl Display) -> String {
+    let digits = value.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// What a process took of the machine for a while.
+pub(crate) struct Usage {
+    /// On a core, from the scheduler's nanoseconds.
+    pub(crate) seconds: f64,
+    /// The same in percent of one core, for as long as it was watched.
+    pub(crate) cpu: f64,
+    /// The same from the clock ticks (10 ms) of `utime` and `stime`, which count threads that ended too.
+    pub(crate) ticks: f64,
+    /// How often per second one of its threads was put on a core.
+    pub(crate) switches: f64,
+    /// The most of all looks, in megabytes (10^6 bytes).
+    pub(crate) rss: f64,
+}
+
+/// Nanoseconds on a core, and how often it was put there, of one thread.
+type Schedule = (u64, u64);
+
+/// Watches one process.
+///
+/// The scheduler's figures are exact, but per thread, and gone with it: looks are taken often, and added up.
+pub(crate) struct Meter {
+    pid: u32,
+    started: Instant,
+    first_ticks: u64,
+    threads: BTreeMap<u32, Schedule>,
+    run: Schedule,
+    rss: f64,
+}
+
+impl Meter {
+    pub(crate) fn start(pid: u32) -> Result<Self> {
+        Ok(Self {
+            pid,
+            started: Instant::now(),
+            first_ticks: clock_ticks(pid)?,
+            threads: schedules(pid)?,
+            run: (0, 0),
+            rss: 0.0,
+        })
+    }
+
+    pub(crate) fn look(&mut self) -> Result<()> {
+        let threads = schedules(self.pid)?;
+        for (thread, (time, count)) in &threads {
+            let (time_before, count_before) = self.threads.get(thread).copied().unwrap_or_default();
+            // Less than before: another thread with a used id.
+            self.run.0 += time.checked_sub(time_before).unwrap_or(*time);
+            self.run.1 += count.checked_sub(count_before).unwrap_or(*count);
+        }
+        self.threads = threads;
+        self.rss = self.rss.max(memory(self.pid, "VmRSS:")?);
+        Ok(())
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "an hour of nanoseconds and counts have less than 53 bits"
+    )]
+    pub(crate) fn finish(mut self) -> Result<Usage> {
+        self.look()?;
+        let ticks = clock_ticks(self.pid)? - self.first_ticks;
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let seconds = self.run.0 as f64 / 1e9;
+        Ok(Usage {
+            seconds,
+            cpu: seconds / elapsed * 100.0,
+            // 100 ticks a second, in percent.
+            ticks: ticks as f64 / elapsed,
+            switches: self.run.1 as f64 / elapsed,
+            rss: self.rss,
+        })
+    }
+}
+
+/// `utime` and `stime` together: fields 14 and 15 of `proc_pid_stat(5)`, in ticks of 10 ms.
+pub(crate) fn clock_ticks(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let line = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+    let (_, fields) = line.rsplit_once(')').context("no command in its stat")?;
+    let times = fields.split_whitespace().skip(14 - 3).take(2);
+    times.map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
+}
+
+/// `/proc/<pid>/task/*/schedstat` by thread.
+fn schedules(pid: u32) -> Result<BTreeMap<u32, Schedule>> {
+    let mut threads = BTreeMap::new();
+    let tasks = format!("/proc/{pid}/task");
+    for task in fs::read_dir(&tasks).with_context(|| format!("failed to read {tasks}"))? {
+        let task = task?;
+        // Threads end between the two.
+        let Ok(line) = fs::read_to_string(task.path().join("schedstat")) else {
+            continue;
+        };
+        let mut numbers = line.split_whitespace().map(str::parse);
+        let (Some(time), Some(_waited), Some(count)) = (numbers.next(), numbers.next(), numbers.next())
+        else {
+            bail!("this kernel has no schedstat (CONFIG_SCHED_INFO)");
+        };
+        threads.insert(task.file_name().to_string_lossy().parse()?, (time?, count?));
+    }
+    Ok(threads)
+}
+
+/// A line of `/proc/<pid>/status`, which are in KiB, in megabytes (10^6 bytes).
+pub(crate) fn memory(pid: u32, name: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next());
+    let kibibytes: f64 = kibibytes
+        .with_context(|| format!("no {name} in {path}"))?
+        .parse()?;
+    Ok(kibibytes * 1024.0 / 1e6)
+}
+
+/// A child that is stopped politely when dropped, and dies with us.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts a program (setpriv(1) sees to it that it does not outlive us).
+    pub(crate) fn start(command: &Command, log: &Path) -> Result<Self> {
+        let program = command.get_program();
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(program)
+            .args(command.get_args())
+            .stdin(Stdio::null())
+            .stdout(File::create(log)?)
+            .stderr(File::options().append(true).open(log)?)
+            .spawn();
+        Ok(Self(child.with_context(|| {
+            format!("failed to start {} with setpriv", program.display())
+        })?))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// An error, with what it wrote, if it has ended.
+    pub(crate) fn check(&mut self, log: &Path) -> Result<()> {
+        if let Some(status) = self.0.try_wait()? {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            bail!("it ended with {status}: {}", said.trim());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let pid = self.pid().to_string();
+        let asked = Command::new("kill")
+            .args(["-TERM", &pid])
+            .stderr(Stdio::null())
+            .status();
+        let deadline = Instant::now() + PATIENCE;
+        while asked.is_ok() && Instant::now() < deadline {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// The agent that was built together with this program, with the hook that it chooses and a socket of its own.
+pub(crate) struct Agent {
+    // Dropped in this order.
+    pub(crate) process: Process,
+    pub(crate) client: Client,
+    /// From its start until it could count and answered.
+    pub(crate) ready_after: Duration,
+    pub(crate) started: Instant,
+    _directory: TempDir,
+}
+
+impl Agent {
+    pub(crate) async fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let log = directory.path().join("agent.log");
+        let plugins = directory.path().join("plugins");
+        let plugin_dir: PluginDir = plugins.to_string_lossy().parse()?;
+        let started = Instant::now();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"));
+        command.args(["run", "--plugin-dir"]).arg(&plugins);
+        let mut process = Process::start(&command, &log)?;
+        let client = Client::new(plugin_dir.socket());
+        while let Err(error) = client.get("/readyz").await {
+            process.check(&log).context("no agent")?;
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "the agent does not get ready: {error}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Self {
+            process,
+            client,
+            ready_after: started.elapsed(),
+            started,
+            _directory: directory,
+        })
+    }
+}
