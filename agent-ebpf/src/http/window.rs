@@ -131,7 +131,7 @@ impl Window {
     /// looks at no more than `WORDS_PER_SEARCH` words. True if a line feed is the next byte now.
     #[inline(always)]
     pub(super) fn find_line_feed(&mut self, before: Bytes) -> bool {
-        const WORDS_PER_SEARCH: usize = 16;
+        const WORDS_PER_SEARCH: usize = 8;
         let start = LOOKBACK + self.position as usize;
         let mut index = start / 8;
         // What has been looked at of the first word is made unlike a line feed before the search, because only the lowest
