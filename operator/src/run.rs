@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller;
+use crate::default_resource::DefaultResource;
 use crate::metrics::Metrics;
 use crate::server;
 
@@ -39,10 +40,15 @@ pub enum Error {
 }
 
 /// Runs until SIGTERM or SIGINT. `namespace` is where the agents go; without one, where the operator runs.
+/// `default_resource` is applied as soon as that is possible.
 ///
 /// # Errors
 /// When it cannot start. What goes wrong later is retried.
-pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
+pub fn run(
+    namespace: Option<String>,
+    listen: SocketAddr,
+    default_resource: Option<DefaultResource>,
+) -> Result<(), Error> {
     // One thread: it waits most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -67,6 +73,7 @@ pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
         let metrics = Metrics::default();
         let (waiting, waiting_for) = watch::channel(Some("the definition of HttpStatistics"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
+        let applying = default_resource.map(|resource| resource.apply(client.clone()));
         let controller = controller::run(client, namespace, metrics, waiting, stop.clone());
         let signals = async {
             tokio::select! {
@@ -92,7 +99,14 @@ pub fn run(namespace: Option<String>, listen: SocketAddr) -> Result<(), Error> {
                 () = stop.cancelled() => {}
             }
         };
-        let (result, (), ()) = tokio::join!(server, controller, signals);
+        let applying = async {
+            let Some(applying) = applying else { return };
+            tokio::select! {
+                () = applying => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        let (result, (), (), ()) = tokio::join!(server, controller, signals, applying);
         tracing::info!("stopped");
         result
     })
