@@ -41,7 +41,7 @@ kind: HttpStatistics
 metadata:
   name: {{ .Values.httpStatistics.name }}
   labels:
-    {{- include "scope-http-statistics.labels" . | nindent 4 }}
+    app.kubernetes.io/name: scope-http-statistics
 spec:
   {{- toYaml $spec | nindent 2 }}
 {{- end }}

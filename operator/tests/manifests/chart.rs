@@ -135,9 +135,9 @@ pub(crate) fn resource(manifest: &str) -> HttpStatistics {
     let resource: HttpStatistics = serde_json::from_value(document.clone()).unwrap();
     let known = serde_json::to_value(&resource).unwrap();
     assert_known(&document, &known, "");
-    let mut stored = resource.clone();
-    stored.metadata.uid = Some("1234".to_owned());
-    validate(&stored).unwrap();
+    let mut stored = document;
+    stored["metadata"]["uid"] = json!("1234");
+    validate(&serde_json::from_value(stored).unwrap()).unwrap();
     resource
 }
 
