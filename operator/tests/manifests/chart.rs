@@ -24,8 +24,10 @@ const HELMS: [&str; 2] = ["helm3", "helm"];
 fn helm(version: &str, arguments: &[&str]) -> Output {
     let cache = std::env::var_os("SCOPE_HTTP_STATISTICS_CACHE").map_or_else(
         || {
-            let home = std::env::var_os("XDG_CACHE_HOME")
-                .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
+            let home = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+                || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+                PathBuf::from,
+            );
             home.join("scope-http-statistics")
         },
         PathBuf::from,
@@ -41,12 +43,7 @@ fn helm(version: &str, arguments: &[&str]) -> Output {
 
 /// Renders the chart; `Err` is what Helm says.
 fn template(version: &str, arguments: &[&str]) -> Result<String, String> {
-    let fixed = [
-        "template",
-        "test",
-        DIRECTORY,
-        "--namespace=scope-http-statistics",
-    ];
+    let fixed = ["template", "test", DIRECTORY, "--namespace=scope-http-statistics"];
     let output = helm(version, &[&fixed[..], arguments].concat());
     if output.status.success() {
         Ok(String::from_utf8(output.stdout).unwrap())
@@ -108,7 +105,8 @@ fn check(document: &Value) {
         "Pod" => drop(typed::<Pod>(document)),
         "CustomResourceDefinition" => {
             let read: CustomResourceDefinition = serde_json::from_value(document.clone()).unwrap();
-            let mut expected = serde_json::to_value(<HttpStatistics as kube::CustomResourceExt>::crd()).unwrap();
+            let mut expected =
+                serde_json::to_value(<HttpStatistics as kube::CustomResourceExt>::crd()).unwrap();
             let mut read = serde_json::to_value(read).unwrap();
             for one in [&mut expected, &mut read] {
                 one["metadata"] = json!({"name": one["metadata"]["name"]});
@@ -123,7 +121,10 @@ fn check(document: &Value) {
         }
         "ServiceMonitor" | "PodMonitor" => {
             let monitor: Monitor = serde_json::from_value(document.clone()).unwrap();
-            assert_eq!(monitor.spec.endpoints.len() + monitor.spec.pod_metrics_endpoints.len(), 1);
+            assert_eq!(
+                monitor.spec.endpoints.len() + monitor.spec.pod_metrics_endpoints.len(),
+                1
+            );
         }
         kind => panic!("unexpected {kind}"),
     }
@@ -191,9 +192,8 @@ fn both_versions_of_helm_render_the_same() {
         let values = format!("--values={}", scenario.display());
         let [old, new] = HELMS.map(|version| {
             let mut documents = documents(&template(version, &[&values]).unwrap());
-            documents.sort_by_key(|document| {
-                format!("{}/{}", document["kind"], document["metadata"]["name"])
-            });
+            documents
+                .sort_by_key(|document| format!("{}/{}", document["kind"], document["metadata"]["name"]));
             documents
         });
         assert_eq!(old, new, "{values}");
@@ -223,7 +223,10 @@ fn values_that_mean_nothing_are_refused() {
     ];
     for version in HELMS {
         for value in wrong {
-            assert!(template(version, &["--set", value]).is_err(), "{version} accepts {value}");
+            assert!(
+                template(version, &["--set", value]).is_err(),
+                "{version} accepts {value}"
+            );
         }
     }
 }
@@ -232,7 +235,10 @@ fn values_that_mean_nothing_are_refused() {
 fn digests_come_before_tags_and_no_registry_means_none() {
     let digest = format!("sha256:{}", "0".repeat(64));
     let image = |arguments: &[&str]| {
-        let arguments: Vec<&str> = arguments.iter().flat_map(|value| ["--set-string", value]).collect();
+        let arguments: Vec<&str> = arguments
+            .iter()
+            .flat_map(|value| ["--set-string", value])
+            .collect();
         let rendered = documents(&template("helm", &arguments).unwrap());
         let deployment = rendered
             .iter()
@@ -243,7 +249,10 @@ fn digests_come_before_tags_and_no_registry_means_none() {
             .unwrap()
             .to_owned()
     };
-    assert_eq!(image(&[]), "registry.example/scope-http-statistics-operator:0.1.0");
+    assert_eq!(
+        image(&[]),
+        "registry.example/scope-http-statistics-operator:0.1.0"
+    );
     assert_eq!(
         image(&["image.registry=", "image.tag=7"]),
         "scope-http-statistics-operator:7"

@@ -35,7 +35,10 @@ fn repository(path: &str) -> PathBuf {
 /// The documents of a YAML file that are not empty.
 fn documents(text: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
-    documents.into_iter().filter(|document| !document.is_null()).collect()
+    documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect()
 }
 
 fn agent_daemonset() -> AgentDaemonSet {
