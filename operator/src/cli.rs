@@ -58,7 +58,7 @@ struct Options {
     )]
     default_resource: Option<PathBuf>,
 
-    /// The ClusterRole that owns it: when that is deleted, so is the resource
+    /// The cluster role that owns it: when that is deleted, so is the resource
     #[arg(
         long,
         global = true,

@@ -39,7 +39,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_saphyr::Error,
+        source: Box<serde_saphyr::Error>, // it is large
     },
     /// It is something else.
     #[error("{} has no HttpStatistics of {} with a name: correct it", .path.display(), "scope-http-statistics.dev/v1alpha1")]
@@ -70,7 +70,7 @@ impl DefaultResource {
         })?;
         let manifest: Value = serde_saphyr::from_str(&text).map_err(|source| Error::Yaml {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         let kind = ApiResource::erase::<HttpStatistics>(&());
         match manifest["metadata"]["name"].as_str() {

@@ -126,7 +126,7 @@ fn check(document: &Value) {
                 1
             );
         }
-        kind => panic!("unexpected {kind}"),
+        kind => unreachable!("the chart has no {kind}"),
     }
 }
 
