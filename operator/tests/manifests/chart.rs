@@ -283,6 +283,17 @@ fn the_definition_is_kept_only_if_that_is_asked_for() {
     );
 }
 
+/// Those refuse what they do not know, and Helm with them.
+#[test]
+fn api_servers_before_1_25_get_no_rules() {
+    let has_rules = |version: &str| {
+        let rendered = template("helm", &["--kube-version", version]).unwrap();
+        rendered.contains("x-kubernetes-validations")
+    };
+    assert!(!has_rules("1.24.17"));
+    assert!(has_rules("1.25.0"));
+}
+
 const PLAIN: &str = "deployments/operator.yaml";
 const HEADER: &str = "\
 # The operator, the definition of HttpStatistics and one such resource: an agent on every Linux node.
