@@ -37,7 +37,7 @@ demo: setup ## install, build, and watch the agent count a real nginx
 bench: ## measure what the agent costs: idle, for each call, and with 2,000 busy processes; takes seven minutes
 	$(env) cargo bench $(as_root) -p scope-http-statistics-agent --bench idle --bench cost --bench scale
 
-test: ## all checks and tests, on this kernel, on five others in virtual machines, on a Kubernetes control plane
+test: ## all checks and tests: this kernel, five others in virtual machines, a Kubernetes control plane, a whole node
 	.ci/test
 
 e2e: ## the chart and the images on a real cluster of one node, or with E2E_KUBECONFIG=… on yours
