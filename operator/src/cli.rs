@@ -3,12 +3,14 @@
 use std::error::Error as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::crd;
+use crate::default_resource::{self, DefaultResource};
 use crate::run;
 
 /// Runs the agents of scope-http-statistics on a cluster as its HttpStatistics resources say.
@@ -51,6 +53,24 @@ struct Options {
     #[arg(long, global = true, env = "SCOPE_HTTP_STATISTICS_OPERATOR_LEADER_ELECTION")]
     leader_election: bool,
 
+    /// An HttpStatistics to apply at the start
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "SCOPE_HTTP_STATISTICS_OPERATOR_DEFAULT_RESOURCE"
+    )]
+    default_resource: Option<PathBuf>,
+
+    /// The cluster role that owns it: when that is deleted, so is the resource
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "SCOPE_HTTP_STATISTICS_OPERATOR_DEFAULT_RESOURCE_OWNER"
+    )]
+    default_resource_owner: Option<String>,
+
     /// What is logged: error, warn, info, debug or trace, also by module
     #[arg(
         long,
@@ -86,6 +106,8 @@ enum Error {
     #[error(transparent)]
     Crd(#[from] crd::Error),
     #[error(transparent)]
+    DefaultResource(#[from] default_resource::Error),
+    #[error(transparent)]
     Run(#[from] run::Error),
     #[error("`{0}` is no log filter: write a level, as in info, or a list, as in info,kube=debug")]
     Log(String),
@@ -115,6 +137,8 @@ fn operate(options: Options) -> Result<(), Error> {
         namespace,
         listen,
         leader_election,
+        default_resource,
+        default_resource_owner,
         log,
         log_format,
     } = options;
@@ -127,7 +151,15 @@ fn operate(options: Options) -> Result<(), Error> {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),
     }
-    Ok(run::run(namespace, listen, leader_election)?)
+    let default_resource = default_resource
+        .map(|path| DefaultResource::read(&path, default_resource_owner))
+        .transpose()?;
+    Ok(run::run(
+        namespace,
+        listen,
+        leader_election,
+        default_resource.as_ref(),
+    )?)
 }
 
 fn print_crd(out: &mut impl Write) -> Result<(), Error> {

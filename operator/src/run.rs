@@ -1,5 +1,6 @@
 //! Start and stop.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller;
+use crate::default_resource::DefaultResource;
 use crate::lease::{Candidate, Tenure};
 use crate::metrics::Metrics;
 use crate::server;
@@ -40,11 +42,17 @@ pub enum Error {
 }
 
 /// Runs until SIGTERM or SIGINT. `namespace` is where the agents go; without one, where the operator runs. With
-/// `leader_election` it works only while it holds the `Lease` there.
+/// `leader_election` it works only while it holds the `Lease` there. `default_resource` is applied as soon as that is
+/// possible.
 ///
 /// # Errors
 /// When it cannot start. What goes wrong later is retried.
-pub fn run(namespace: Option<String>, listen: SocketAddr, leader_election: bool) -> Result<(), Error> {
+pub fn run(
+    namespace: Option<String>,
+    listen: SocketAddr,
+    leader_election: bool,
+    default_resource: Option<&DefaultResource>,
+) -> Result<(), Error> {
     // One thread: it waits most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -70,14 +78,31 @@ pub fn run(namespace: Option<String>, listen: SocketAddr, leader_election: bool)
         let (waiting, waiting_for) = watch::channel(Some("the API server"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
         let work = |tenure| {
-            controller::run(
+            let applying = default_resource
+                .cloned()
+                .map(|resource| resource.apply(client.clone()));
+            // It is large.
+            let controller = Box::pin(controller::run(
                 client.clone(),
                 namespace.clone(),
                 metrics.clone(),
                 tenure,
                 waiting.clone(),
                 stop.clone(),
-            )
+            ));
+            async {
+                let applying = async {
+                    if let Some(applying) = applying {
+                        applying.await;
+                    }
+                    // Only the controller's end is one.
+                    pending::<()>().await;
+                };
+                tokio::select! {
+                    () = controller => {}
+                    () = applying => {}
+                }
+            }
         };
         let signals = async {
             tokio::select! {

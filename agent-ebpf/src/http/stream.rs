@@ -238,6 +238,31 @@ impl Stream {
         window.set_lookback((self.a, self.b));
     }
 
+    /// Leaves the stages before a line for the one that takes it, so that the same step goes on there.
+    #[inline(always)]
+    fn begin<const DIRECTION: bool>(&mut self, byte: u8) {
+        if self.stage() == stage::LINE {
+            // Most lines are of no interest: this step goes on with their rest.
+            let name = byte | 0x20;
+            self.progress = 0;
+            self.stage = if byte == b'\r' || byte == b'\n' {
+                stage::HEAD_END
+            } else if name == b'c' && self.flags & flag::TRAILER == 0 {
+                stage::LENGTH_NAME
+            } else if name == b't' && self.flags & flag::TRAILER == 0 {
+                stage::ENCODING_NAME
+            } else {
+                stage::LINE_REST
+            };
+        } else if self.stage() == stage::START && (DIRECTION == SENT || is_token(byte)) {
+            self.enter(if DIRECTION == SENT {
+                stage::STATUS
+            } else {
+                stage::METHOD
+            });
+        }
+    }
+
     /// Moves through the name of a header line while it matches; true when its colon has been passed.
     #[inline(always)]
     fn match_name(&mut self, name: usize, ahead: u64, window: &mut Window) -> bool {
@@ -365,26 +390,7 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
     let stream = connection.stream::<DIRECTION>();
     let ahead = window.peek();
     let byte = ahead as u8;
-    if stream.stage() == stage::LINE {
-        // Most lines are of no interest: this step goes on with their rest.
-        let name = byte | 0x20;
-        stream.progress = 0;
-        stream.stage = if byte == b'\r' || byte == b'\n' {
-            stage::HEAD_END
-        } else if name == b'c' && stream.flags & flag::TRAILER == 0 {
-            stage::LENGTH_NAME
-        } else if name == b't' && stream.flags & flag::TRAILER == 0 {
-            stage::ENCODING_NAME
-        } else {
-            stage::LINE_REST
-        };
-    } else if stream.stage() == stage::START && (DIRECTION == SENT || is_token(byte)) {
-        stream.enter(if DIRECTION == SENT {
-            stage::STATUS
-        } else {
-            stage::METHOD
-        });
-    }
+    stream.begin::<DIRECTION>(byte);
     match stream.stage() {
         stage::START if DIRECTION == RECEIVED => empty_line(connection, window, byte),
         stage::METHOD if DIRECTION == RECEIVED => method(connection, window, ahead),

@@ -183,8 +183,8 @@ impl World {
                 "ClusterRoleBinding" => install::<ClusterRoleBinding>(&Api::all(client()), document).await,
                 "Role" => install::<Role>(&namespaced(admin, namespace)?, document).await,
                 "RoleBinding" => install::<RoleBinding>(&namespaced(admin, namespace)?, document).await,
-                // It runs here, as a process.
-                "Deployment" => Ok(()),
+                // It runs here, as a process, for now without a definition and always without the installation's resource.
+                "Deployment" | "CustomResourceDefinition" | "ConfigMap" => Ok(()),
                 kind => bail!("unexpected {kind}"),
             }?;
         }

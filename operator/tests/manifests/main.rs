@@ -1,16 +1,19 @@
-//! The plain manifests: Kubernetes knows every field in them, and they keep to what Scope asks of a plugin.
+//! The chart and the plain manifests: Kubernetes knows every field in them, and they keep to what Scope asks of a plugin.
 #![expect(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in test functions, not in those they call"
 )]
 
+mod chart;
+mod values;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::Resource;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role};
 use operator::controller::build::AGENT_ROLE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,9 +27,22 @@ type AgentDaemonSet = (
     ClusterRoleBinding,
 );
 
+/// A file, from the repository's root.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// The documents of a YAML file that are not empty.
+fn documents(text: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
 fn agent_daemonset() -> AgentDaemonSet {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployments/agent-daemonset.yaml");
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
+    let documents = documents(&fs::read_to_string(repository("deployments/agent-daemonset.yaml")).unwrap());
     let [namespace, account, role, binding, daemon_set] = documents.try_into().unwrap();
     (
         typed(&namespace),
@@ -113,30 +129,24 @@ fn scope_finds_the_agents_and_takes_them_for_nothing_else() {
 }
 
 fn operator_manifest() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deployments/operator.yaml");
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(repository("deployments/operator.yaml")).unwrap()
 }
 
 #[test]
 fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
     let manifest = operator_manifest();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&manifest).unwrap();
+    let documents = documents(&manifest);
     let mut rules: Vec<PolicyRule> = Vec::new();
     let mut names = Vec::new();
     for document in &documents {
         match document["kind"].as_str().unwrap() {
-            "Namespace" => drop(typed::<Namespace>(document)),
-            "ServiceAccount" => drop(typed::<ServiceAccount>(document)),
-            "ClusterRoleBinding" => drop(typed::<ClusterRoleBinding>(document)),
-            "RoleBinding" => drop(typed::<RoleBinding>(document)),
-            "Deployment" => drop(typed::<Deployment>(document)),
             "ClusterRole" => {
                 let role: ClusterRole = typed(document);
                 names.push(role.metadata.name.unwrap());
                 rules.extend(role.rules.unwrap());
             }
             "Role" => rules.extend(typed::<Role>(document).rules.unwrap()),
-            kind => panic!("unexpected {kind}"),
+            _ => {}
         }
     }
     assert!(names.iter().any(|name| name == AGENT_ROLE), "{names:?}");
@@ -169,7 +179,7 @@ fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
 
 #[test]
 fn there_is_never_a_second_operator_and_it_has_no_rights_on_its_node() {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&operator_manifest()).unwrap();
+    let documents = documents(&operator_manifest());
     let document = documents
         .iter()
         .find(|document| document["kind"] == "Deployment")
@@ -187,4 +197,28 @@ fn there_is_never_a_second_operator_and_it_has_no_rights_on_its_node() {
         (capabilities.drop, capabilities.add),
         (Some(vec!["ALL".to_owned()]), None)
     );
+}
+
+#[test]
+fn the_example_resources_are_made_of_known_fields_and_would_be_acted_on() {
+    let text = fs::read_to_string(repository("deployments/httpstatistics.yaml")).unwrap();
+    let examples: Vec<_> = text.split("\n---\n").map(chart::resource).collect();
+    let mut names: Vec<_> = examples
+        .iter()
+        .map(|example| example.metadata.name.as_deref().unwrap())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), examples.len());
+    assert!(examples.len() >= 4);
+}
+
+#[test]
+fn agents_have_the_same_rights_with_and_without_the_operator() {
+    let (_, _, _, role, _) = agent_daemonset();
+    let operators = documents(&operator_manifest())
+        .into_iter()
+        .find(|document| document["kind"] == "ClusterRole" && document["metadata"]["name"] == AGENT_ROLE)
+        .unwrap();
+    assert_eq!(role.rules, typed::<ClusterRole>(&operators).rules);
 }
