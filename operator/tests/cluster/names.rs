@@ -132,13 +132,13 @@ pub(crate) async fn agents_name_the_pods_of_their_node(world: &mut World) -> Res
         "{by_name:?}"
     );
     ensure!(!directory.pods.contains_key(&uid_of(&elsewhere)?));
-    let controlled = directory
+    let cart = directory
         .pods
         .values()
         .find(|pod| pod.name.starts_with("cart-"))
         .context("no pod of the Deployment")?;
-    let [controller] = controlled.controllers.as_slice() else {
-        anyhow::bail!("{controlled:?}")
+    let [controller] = cart.controllers.as_slice() else {
+        anyhow::bail!("{cart:?}")
     };
     ensure!(controller.kind == ControllerKind::Deployment && controller.name == "cart");
     ensure!(Some(&controller.uid) == deployment.metadata.uid.as_ref());
