@@ -66,7 +66,7 @@ impl Window {
     pub fn filled(&mut self, len: u32) {
         self.len = len;
         self.position = 0;
-        // Every search ends here at the latest, and what lies behind, left from an earlier window, is never found.
+        // What follows a line feed that is the last byte is not known yet: every search stops there, whatever it looks for.
         let end = LOOKBACK + len as usize;
         let shift = (end as u32 & 7) * 8;
         let word = self.word(end / 8) & !(0xff << shift);
