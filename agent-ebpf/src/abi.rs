@@ -13,14 +13,16 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
-    /// LRU hash map of thread to which programs have seen its latest call; used by the fentry hook on preemptible kernels.
+    /// LRU hash map of thread to the entrances that have seen its latest call on a unix socket; see [`super::entrances`].
     pub const HANDLED: &str = "HANDLED";
+    /// Per-CPU array of the programs' working memory; [`super::entrances::COUNT`] times as long where there are entrances.
+    pub const WORK: &str = "WORK";
     /// Array of one `u32`: a socket with an inode number from this one on (modulo 2^32) was made after the programs had
     /// been attached. 0 while that is not known.
     pub const FIRST_INODE: &str = "FIRST_INODE";
     /// Program array: the second halves of the `sys_exit` program, by direction; 0 received, 1 sent.
     pub const SYS_EXIT: &str = "SYS_EXIT";
-    /// Program arrays: the programs that read what went over sockets; 0 the program, 1 its stand-in.
+    /// Program arrays of one: the programs that read what went over sockets.
     pub const TCP_SEND: &str = "TCP_SEND";
     /// See [`TCP_SEND`].
     pub const TCP_RECEIVE: &str = "TCP_RECEIVE";
@@ -219,8 +221,8 @@ pub enum Setting {
     UnixReadMessage,
     /// `unix_stream_read_state.flags`, four bytes.
     UnixReadFlags,
-    /// Value: one of [`stand_ins`].
-    StandIns,
+    /// Value: one of [`entrances`].
+    Entrances,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.
     TcpEndsSeen,
     /// The same for unix sockets.
@@ -236,22 +238,21 @@ impl Setting {
     pub const NONE: u32 = u32::MAX;
 }
 
-/// Whether each program that takes stock of a call is attached twice, as on preemptible kernels.
-pub mod stand_ins {
-    /// It is not.
-    pub const NONE: u32 = 0;
-    /// It is, and any of the two may run first; a third program runs when a call begins.
-    pub const ANY_ORDER: u32 = 1;
-    /// It is, and the stand-in runs second.
-    pub const SECOND: u32 = 2;
-}
+/// How many programs of a hook, at most, read what went over sockets: for each kind of socket and direction one.
+pub const READERS: u32 = 4;
 
-/// Numbers in call instructions that stand for kernel functions (kfuncs), whose real numbers differ between kernels.
-pub mod calls {
-    /// `bpf_preempt_disable`
-    pub const PREEMPT_DISABLE: i32 = 0x7e57_0001;
-    /// `bpf_preempt_enable`
-    pub const PREEMPT_ENABLE: i32 = 0x7e57_0002;
+/// How the programs that read what went over sockets come to run. Where the kernel may interrupt a program, it leaves
+/// that program out for other tasks on the same CPU until the interrupted one goes on. So there each has several
+/// entrances: small programs attached beside each other, of which the first that is not left out calls it.
+pub mod entrances {
+    /// They are attached themselves.
+    pub const NONE: u32 = 0;
+    /// By entrances, any of which may run first; another program runs when a call begins.
+    pub const ANY_ORDER: u32 = 1;
+    /// By entrances, which run in order.
+    pub const IN_ORDER: u32 = 2;
+    /// How many a program has. All are left out only if on one CPU as many tasks wait, each interrupted in another one.
+    pub const COUNT: u32 = 4;
 }
 
 /// System call numbers known to [`globals::SYSCALLS`].

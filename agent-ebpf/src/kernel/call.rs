@@ -1,21 +1,22 @@
 //! One socket call: where its bytes are, and taking the connection over them.
 
 use agent_ebpf::{
-    abi::{Loss, REQUESTS, Setting},
+    abi::{Loss, READERS, REQUESTS, Setting, entrances},
     http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
 };
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::bpf_probe_read_user,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
     macros::map,
     maps::{PerCpuArray, ProgramArray},
 };
+
+use core::arch::asm;
 
 use super::{
     connections::{self, Socket},
     handled,
     memory::{field, kernel, user},
-    preemption,
     process::{count, lose},
     settings::setting,
 };
@@ -24,29 +25,32 @@ use super::{
 /// than `UIO_MAXIOV`, all there can be.
 const SEGMENTS_BACK: u32 = 64;
 
-/// Working memory: more than the eBPF stack holds. One per program and CPU, because on preemptible kernels one
-/// program may interrupt another on the same CPU, though never itself.
+/// Working memory: more than the eBPF stack holds.
 #[repr(C)]
 struct Work {
     window: Window,
     bytes: Bytes,
     /// The socket of a call that takes more work than one run of the program may do; 0 if there is none.
     unfinished: u64,
+    /// The thread that came in by this memory's entrance, where there are entrances; 0 while there is none.
+    thread: u64,
 }
 
+/// By CPU and program; by CPU, entrance and program where programs have entrances. Nothing interrupts an entrance for
+/// another task to come in by it.
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(Program::COUNT, 0);
 
-/// The programs that read what went over sockets, for them to call themselves: 0 the program, 1 its stand-in. One map
-/// for each kind, because the kernel lets trampolines' programs call only programs of the same function.
+/// The programs that read what went over sockets, to be called by themselves and by their entrances. One map for each,
+/// because the kernel lets trampolines' programs call only programs of the same function.
 #[map]
-static TCP_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
+static TCP_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-static TCP_RECEIVE: ProgramArray = ProgramArray::with_max_entries(2, 0);
+static TCP_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-static UNIX_SEND: ProgramArray = ProgramArray::with_max_entries(2, 0);
+static UNIX_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(2, 0);
+static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Messages that one run may find: the shortest take five steps.
 const FOUND: usize = STEPS as usize / 4;
@@ -59,32 +63,35 @@ pub enum Program {
     TcpReceive,
     UnixSend,
     UnixReceive,
-    TcpSendAgain,
-    TcpReceiveAgain,
-    UnixSendAgain,
-    UnixReceiveAgain,
 }
 
 impl Program {
-    const COUNT: u32 = 8;
+    pub const COUNT: u32 = READERS;
 
-    /// True for those that stand in for another (see [`super::fexit`]).
+    /// Calls this program from an entrance. Comes back only if that cannot be done.
     #[inline(always)]
-    pub fn is_stand_in(self) -> bool {
-        self as u32 >= Self::TcpSendAgain as u32
+    pub fn enter(self, ctx: &impl EbpfContext, entrance: u32) {
+        if let Some(work) = WORK.get_ptr_mut(entrance * READERS + self as u32) {
+            // SAFETY: this CPU's and this entrance's own.
+            let work = unsafe { &mut *work };
+            work.unfinished = 0;
+            work.thread = bpf_get_current_pid_tgid();
+            self.call(ctx);
+            work.thread = 0;
+        }
     }
 
     /// Calls this program. Comes back only if that cannot be done.
     #[inline(always)]
     fn call(self, ctx: &impl EbpfContext) {
         let programs = match self {
-            Self::TcpSend | Self::TcpSendAgain => &TCP_SEND,
-            Self::TcpReceive | Self::TcpReceiveAgain => &TCP_RECEIVE,
-            Self::UnixSend | Self::UnixSendAgain => &UNIX_SEND,
-            Self::UnixReceive | Self::UnixReceiveAgain => &UNIX_RECEIVE,
+            Self::TcpSend => &TCP_SEND,
+            Self::TcpReceive => &TCP_RECEIVE,
+            Self::UnixSend => &UNIX_SEND,
+            Self::UnixReceive => &UNIX_RECEIVE,
         };
         // SAFETY: the programs in the array are of this one's type.
-        let _refused = unsafe { programs.tail_call(ctx, u32::from(self.is_stand_in())) };
+        let _refused = unsafe { programs.tail_call(ctx, 0) };
     }
 }
 
@@ -182,7 +189,8 @@ pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option
     Some(())
 }
 
-/// The connection to take over a call's bytes, unless there is nothing to be found in them or they have been handled.
+/// The connection to take over a call's bytes, unless there is nothing to be found in them or, on TCP, they have been
+/// handled.
 #[inline(always)]
 fn begin(
     program: Program,
@@ -192,15 +200,12 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
-    // Asked in every case: the answer is also a note. Hooks that know what socket it is have asked before.
-    if socket == Socket::Any && !connection.has_positions() && handled::is_handled(program) {
-        return None;
-    }
+    handled::see(program, direction, sock, connection);
     if connection.is_ignored(direction) {
         return None;
     }
     if let Some(position) = connections::position(sock, connection, direction) {
-        // Less than the call moved: it was handled, by the program that this one stands in for.
+        // Less than the call moved: it was handled, by way of another entrance.
         if connection.ahead(direction, position) < transferred {
             return None;
         }
@@ -314,20 +319,56 @@ fn run(
     sock: u64,
     begin: impl FnOnce(&mut Bytes) -> Option<&'static mut Connection>,
 ) {
-    let Some(work) = WORK.get_ptr_mut(program as u32) else {
+    let Some(work) = working_memory(program) else {
         return;
     };
-    // SAFETY: this CPU's and this program's own; see `Work`.
-    let work = unsafe { &mut *work };
-    preemption::disabled(|| work.go_on(direction, sock, begin));
+    work.go_on(direction, sock, begin);
     if work.unfinished != 0 {
         program.call(ctx);
         // Only reached if the kernel refuses to go on, as it does after 33 times.
-        preemption::disabled(|| work.give_up(direction));
+        work.give_up(direction);
     }
+    work.release();
+}
+
+/// Working memory for a call. Nothing interrupts a program that has no entrances; else the entrance has chosen.
+#[inline(always)]
+fn working_memory(program: Program) -> Option<&'static mut Work> {
+    if setting(Setting::Entrances) != entrances::NONE {
+        return chosen(program as u32);
+    }
+    // SAFETY: this CPU's and this program's own.
+    WORK.get_ptr_mut(program as u32).map(|work| unsafe { &mut *work })
+}
+
+/// Calculated, not looked for: the verifier would walk through all that follows once for each that it may be.
+#[inline(always)]
+fn chosen(program: u32) -> Option<&'static mut Work> {
+    let thread = bpf_get_current_pid_tgid();
+    let mut index = program;
+    for entrance in 1..entrances::COUNT {
+        let work = WORK.get_ptr_mut(entrance * READERS + program)?;
+        // SAFETY: a field of a map value; only this thread's entrance sets it to this thread.
+        let other = unsafe { (*work).thread } ^ thread;
+        let mut is_other = other | other.wrapping_neg();
+        // In assembly, because the compiler would make a jump of it.
+        // SAFETY: the highest bit of the register, and nothing else.
+        unsafe { asm!("{is_other} >>= 63", is_other = inout(reg) is_other) };
+        index += entrance * READERS * (1 - is_other as u32);
+    }
+    // SAFETY: this CPU's and this call's own.
+    WORK.get_ptr_mut(index).map(|work| unsafe { &mut *work })
 }
 
 impl Work {
+    /// The call is over.
+    #[inline(always)]
+    fn release(&mut self) {
+        if setting(Setting::Entrances) != entrances::NONE {
+            self.thread = 0;
+        }
+    }
+
     #[inline(always)]
     fn go_on(
         &mut self,

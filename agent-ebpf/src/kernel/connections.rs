@@ -158,6 +158,12 @@ pub fn position(sock: u64, connection: &Connection, direction: Direction) -> Opt
     if !connection.has_positions() {
         return None;
     }
+    sequence(sock, direction)
+}
+
+/// The same of a TCP socket.
+#[inline(always)]
+pub fn sequence(sock: u64, direction: Direction) -> Option<u32> {
     match direction {
         Direction::Received => field(sock, Setting::TcpCopiedSeq),
         Direction::Sent => field(sock, Setting::TcpWriteSeq),
@@ -212,7 +218,7 @@ pub fn close(sock: u64) {
 
 /// True for TCP, false for other streams that may carry HTTP, nothing for the rest.
 #[inline(always)]
-fn is_tcp(sock: u64) -> Option<bool> {
+pub fn is_tcp(sock: u64) -> Option<bool> {
     let family: u16 = field(sock, Setting::SockFamily)?;
     match family {
         AF_INET | AF_INET6 => match field(sock, Setting::SockProtocol)? {

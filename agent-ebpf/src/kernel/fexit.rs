@@ -1,8 +1,8 @@
 //! Hook `fentry`: BPF trampolines at the end of the protocols' send and receive functions.
 //!
 //! On a preemptible kernel a program may be interrupted by a task that makes the same call; the kernel then leaves the
-//! program out for that task (`bpf_prog->active`). So there every program has a stand-in: a second one, which finds the
-//! call handled unless the first was left out.
+//! program out for that task (`bpf_prog->active`). So there every program has several entrances, see
+//! [`agent_ebpf::abi::entrances`].
 //!
 //! At the end, because then the bytes are in the receiver's memory and it is known how many went; the message's
 //! iterator has moved over them and is walked back.
@@ -24,7 +24,6 @@ use super::{
     connections::{self, Socket},
     handled,
     memory::field,
-    preemption,
     settings::setting,
 };
 
@@ -33,28 +32,29 @@ pub const MSG_PEEK: u32 = 2;
 /// `MSG_TRUNC`: TCP throws the bytes away instead of copying them.
 pub const MSG_TRUNC: u32 = 0x20;
 
+/// Entrances of a program: `enter` is the function that decides whether it is called.
+macro_rules! entrances {
+    ($function:literal, $enter:ident, $($name:ident: $entrance:literal),*) => {
+        $(
+            #[doc = concat!("An entrance of the program on `", $function, "`.")]
+            #[fexit(function = $function)]
+            pub fn $name(ctx: FExitContext) -> u32 {
+                $enter(&ctx, $entrance);
+                0
+            }
+        )*
+    };
+}
+
 /// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`
 #[fexit(function = "tcp_sendmsg")]
 pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
-    tcp_sent(Program::TcpSend, &ctx);
-    0
-}
-
-/// The stand-in of [`tcp_sendmsg`].
-#[fexit(function = "tcp_sendmsg")]
-pub fn tcp_sendmsg_again(ctx: FExitContext) -> u32 {
-    tcp_sent(Program::TcpSendAgain, &ctx);
-    0
-}
-
-#[inline(always)]
-fn tcp_sent(program: Program, ctx: &FExitContext) {
     let result: i32 = ctx.arg(3);
     if result > 0 {
         let message = ctx.arg(1);
         transferred(
-            ctx,
-            program,
+            &ctx,
+            Program::TcpSend,
             Socket::Tcp,
             Direction::Sent,
             ctx.arg(0),
@@ -62,25 +62,51 @@ fn tcp_sent(program: Program, ctx: &FExitContext) {
             |_| Data::Message(message),
         );
     }
+    0
+}
+
+entrances!("tcp_sendmsg", enter_tcp_send, tcp_sendmsg_1: 0, tcp_sendmsg_2: 1, tcp_sendmsg_3: 2, tcp_sendmsg_4: 3);
+
+#[inline(always)]
+fn enter_tcp_send(ctx: &FExitContext, entrance: u32) {
+    let result: i32 = ctx.arg(3);
+    if result > 0 && !handled::is_seen(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
+        Program::TcpSend.enter(ctx, entrance);
+    }
 }
 
 /// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int nonblock, int flags, int *addr_len)`;
 /// without `nonblock` since Linux 5.19, without `addr_len` since 7.1.
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
-    tcp_received(Program::TcpReceive, &ctx);
+    if let Some((flags, count)) = tcp_received(&ctx) {
+        let message = ctx.arg(1);
+        transferred(
+            &ctx,
+            Program::TcpReceive,
+            Socket::Tcp,
+            Direction::Received,
+            ctx.arg(0),
+            count,
+            |_| received(message, flags),
+        );
+    }
     0
 }
 
-/// The stand-in of [`tcp_recvmsg`].
-#[fexit(function = "tcp_recvmsg")]
-pub fn tcp_recvmsg_again(ctx: FExitContext) -> u32 {
-    tcp_received(Program::TcpReceiveAgain, &ctx);
-    0
-}
+entrances!("tcp_recvmsg", enter_tcp_receive, tcp_recvmsg_1: 0, tcp_recvmsg_2: 1, tcp_recvmsg_3: 2, tcp_recvmsg_4: 3);
 
 #[inline(always)]
-fn tcp_received(program: Program, ctx: &FExitContext) {
+fn enter_tcp_receive(ctx: &FExitContext, entrance: u32) {
+    if tcp_received(ctx).is_some() && !handled::is_seen(Program::TcpReceive, Direction::Received, ctx.arg(0))
+    {
+        Program::TcpReceive.enter(ctx, entrance);
+    }
+}
+
+/// The flags of a call, and how many bytes it took off the socket, if any.
+#[inline(always)]
+fn tcp_received(ctx: &FExitContext) -> Option<(u32, u32)> {
     let (flags, result) = match (
         setting(Setting::TcpRecvmsgFlags),
         setting(Setting::TcpRecvmsgArgs),
@@ -88,21 +114,10 @@ fn tcp_received(program: Program, ctx: &FExitContext) {
         (3, 4) => (argument::<24>(ctx), argument::<32>(ctx)),
         (3, 5) => (argument::<24>(ctx), argument::<40>(ctx)),
         (4, 6) => (argument::<32>(ctx), argument::<48>(ctx)),
-        _ => return,
+        _ => return None,
     };
     let (flags, result) = (flags as u32, result as i32);
-    if result > 0 && flags & MSG_PEEK == 0 {
-        let message = ctx.arg(1);
-        transferred(
-            ctx,
-            program,
-            Socket::Tcp,
-            Direction::Received,
-            ctx.arg(0),
-            result as u32,
-            |_| received(message, flags),
-        );
-    }
+    (result > 0 && flags & MSG_PEEK == 0).then_some((flags, result as u32))
 }
 
 /// The argument at a byte offset. In assembly, because the compiler would merge the ways that lead here and add the
@@ -121,37 +136,14 @@ fn argument<const OFFSET: i32>(ctx: &FExitContext) -> u64 {
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
-    unix_sent(Program::UnixSend, &ctx);
-    0
-}
-
-/// The stand-in of [`unix_stream_sendmsg`].
-#[fexit(function = "unix_stream_sendmsg")]
-pub fn unix_stream_sendmsg_again(ctx: FExitContext) -> u32 {
-    unix_sent(Program::UnixSendAgain, &ctx);
-    0
-}
-
-/// Before [`unix_stream_sendmsg`] and its stand-in.
-#[fentry(function = "unix_stream_sendmsg")]
-pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
-    preemption::disabled(handled::begin);
-    0
-}
-
-#[inline(always)]
-fn unix_sent(program: Program, ctx: &FExitContext) {
-    // Asked in every case: the answer is also a note.
-    let is_handled = handled::is_handled(program);
     let result: i32 = ctx.arg(3);
     if result > 0
-        && !is_handled
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
         transferred(
-            ctx,
-            program,
+            &ctx,
+            Program::UnixSend,
             Socket::Unix,
             Direction::Sent,
             sock,
@@ -159,49 +151,70 @@ fn unix_sent(program: Program, ctx: &FExitContext) {
             |_| Data::Message(message),
         );
     }
+    0
+}
+
+entrances!("unix_stream_sendmsg", enter_unix_send, unix_stream_sendmsg_1: 0, unix_stream_sendmsg_2: 1, unix_stream_sendmsg_3: 2, unix_stream_sendmsg_4: 3);
+
+#[inline(always)]
+fn enter_unix_send(ctx: &FExitContext, entrance: u32) {
+    // Asked in every case: the answer is also a note.
+    let is_handled = handled::is_handled(entrance);
+    let result: i32 = ctx.arg(3);
+    if result > 0 && !is_handled {
+        Program::UnixSend.enter(ctx, entrance);
+    }
+}
+
+/// Before the entrances of [`unix_stream_sendmsg`].
+#[fentry(function = "unix_stream_sendmsg")]
+pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
+    handled::begin();
+    0
 }
 
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
-    unix_received(Program::UnixReceive, &ctx);
-    0
-}
-
-/// The stand-in of [`unix_stream_recvmsg`].
-#[fexit(function = "unix_stream_recvmsg")]
-pub fn unix_stream_recvmsg_again(ctx: FExitContext) -> u32 {
-    unix_received(Program::UnixReceiveAgain, &ctx);
-    0
-}
-
-/// Before [`unix_stream_recvmsg`] and its stand-in.
-#[fentry(function = "unix_stream_recvmsg")]
-pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
-    preemption::disabled(handled::begin);
-    0
-}
-
-#[inline(always)]
-fn unix_received(program: Program, ctx: &FExitContext) {
-    let is_handled = handled::is_handled(program);
-    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
-    if result > 0
-        && !is_handled
-        && flags & MSG_PEEK == 0
+    if let Some(count) = unix_received(&ctx)
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
         transferred(
-            ctx,
-            program,
+            &ctx,
+            Program::UnixReceive,
             Socket::Unix,
             Direction::Received,
             sock,
-            result as u32,
+            count,
             |_| Data::Message(message),
         );
     }
+    0
+}
+
+entrances!("unix_stream_recvmsg", enter_unix_receive, unix_stream_recvmsg_1: 0, unix_stream_recvmsg_2: 1, unix_stream_recvmsg_3: 2, unix_stream_recvmsg_4: 3);
+
+#[inline(always)]
+fn enter_unix_receive(ctx: &FExitContext, entrance: u32) {
+    let is_handled = handled::is_handled(entrance);
+    if unix_received(ctx).is_some() && !is_handled {
+        Program::UnixReceive.enter(ctx, entrance);
+    }
+}
+
+/// How many bytes a call took off the socket, if any.
+#[inline(always)]
+fn unix_received(ctx: &FExitContext) -> Option<u32> {
+    let (flags, result): (u32, i32) = (ctx.arg(3), ctx.arg(4));
+    (result > 0 && flags & MSG_PEEK == 0).then_some(result as u32)
+}
+
+/// Before the entrances of [`unix_stream_recvmsg`].
+#[fentry(function = "unix_stream_recvmsg")]
+pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
+    handled::begin();
+    0
 }
 
 /// `int tcp_sendpage(struct sock *sk, struct page *page, int offset, size_t size, int flags)`, until Linux 6.4: bytes

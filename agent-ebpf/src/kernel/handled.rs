@@ -1,32 +1,76 @@
-//! Which thread's call on a unix socket has been handled, where programs have stand-ins (see [`super::fexit`]). TCP
-//! sockets tell by their sequence numbers.
+//! Which calls have been handled, where programs have entrances (see [`agent_ebpf::abi::entrances`]).
 
-use agent_ebpf::abi::{Loss, Setting, stand_ins};
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
+use agent_ebpf::{
+    abi::{Loss, Setting, entrances},
+    http::{Connection, Direction},
+};
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{LruHashMap, PerCpuArray},
+};
 
-use super::{call::Program, process::lose, settings::setting};
+use super::{call::Program, connections, process::lose, settings::setting};
 
-/// By thread, of its latest call: [`SEEN`] and [`SEEN_BY_STAND_IN`].
+/// How far a TCP socket was in the program's direction when the program last looked. Of any socket, and tasks may
+/// change places: what is not found here may have been handled all the same, and the program itself finds that.
+#[repr(C)]
+struct Seen {
+    sock: u64,
+    position: u32,
+    reserved: u32,
+}
+
+/// By CPU and program.
+#[map]
+static SEEN: PerCpuArray<Seen> = PerCpuArray::with_max_entries(Program::COUNT, 0);
+
+/// The program looks at a connection.
+#[inline(always)]
+pub fn see(program: Program, direction: Direction, sock: u64, connection: &Connection) {
+    if setting(Setting::Entrances) != entrances::NONE {
+        see_one(program as u32, direction, sock, connection);
+    }
+}
+
+// Not inlined, so that the verifier forgets what was there.
+#[inline(never)]
+fn see_one(program: u32, direction: Direction, sock: u64, connection: &Connection) {
+    if let Some(position) = connections::position(sock, connection, direction)
+        && let Some(seen) = SEEN.get_ptr_mut(program)
+    {
+        // SAFETY: this CPU's own. If another task comes between the two, a socket has another's position, which it
+        // is not at, or is in 1 of 2^32 cases.
+        let seen = unsafe { &mut *seen };
+        seen.sock = sock;
+        seen.position = position;
+    }
+}
+
+/// True if nothing has gone over a TCP socket since the program last looked.
+#[inline(always)]
+pub fn is_seen(program: Program, direction: Direction, sock: u64) -> bool {
+    SEEN.get(program as u32).is_some_and(|seen| {
+        seen.sock == sock && connections::sequence(sock, direction) == Some(seen.position)
+    })
+}
+
+/// By thread, of its latest call on a unix socket, which has no such positions: a bit for each entrance that has run.
 #[map]
 static HANDLED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(16384, 0);
 
-/// The program has run for the call.
-const SEEN: u8 = 1;
-/// Its stand-in has.
-const SEEN_BY_STAND_IN: u8 = 2;
-
-/// A call begins. If neither of the two has run for the one before, that is lost.
+/// A call begins. If no entrance has run for the one before, that is lost.
 #[inline(always)]
 pub fn begin() {
     let thread = bpf_get_current_pid_tgid();
     match HANDLED.get_ptr_mut(&thread) {
-        Some(seen) => {
+        Some(entered) => {
             // SAFETY: only this thread uses its entry.
-            let seen = unsafe { &mut *seen };
-            if *seen == 0 {
+            let entered = unsafe { &mut *entered };
+            if *entered == 0 {
                 lose(Loss::ProgramMissed as u32);
             }
-            *seen = 0;
+            *entered = 0;
         }
         None => {
             let _ = HANDLED.insert(&thread, &0, 0);
@@ -34,30 +78,22 @@ pub fn begin() {
     }
 }
 
-/// True if this thread's call, of which every program must ask, is handled by the other of the two programs.
+/// True if this thread's call, of which every entrance must ask, has come in by another one.
 #[inline(always)]
-pub fn is_handled(program: Program) -> bool {
-    let mine = if program.is_stand_in() {
-        SEEN_BY_STAND_IN
-    } else {
-        SEEN
-    };
-    match setting(Setting::StandIns) {
-        stand_ins::NONE => return false,
-        // The stand-in runs second, and there is nothing to be told about the call's beginning: what the stand-in sees
-        // of this call it forgets.
-        stand_ins::SECOND if program.is_stand_in() => {
-            return HANDLED.remove(&bpf_get_current_pid_tgid()).is_ok();
-        }
-        _ => {}
-    }
+pub fn is_handled(entrance: u32) -> bool {
     let thread = bpf_get_current_pid_tgid();
-    if let Some(seen) = HANDLED.get_ptr_mut(&thread) {
+    // Where they run in order there is nothing to be told about the call's beginning: what the others noted of this call
+    // the last one forgets.
+    if setting(Setting::Entrances) == entrances::IN_ORDER && entrance == entrances::COUNT - 1 {
+        return HANDLED.remove(&thread).is_ok();
+    }
+    let mine = 1 << entrance;
+    if let Some(entered) = HANDLED.get_ptr_mut(&thread) {
         // SAFETY: only this thread uses its entry.
-        let seen = unsafe { &mut *seen };
-        // What this program has seen before was another call, whose end or whose successor's beginning was missed.
-        let is_new = *seen == 0 || *seen & mine != 0;
-        *seen = if is_new { mine } else { *seen | mine };
+        let entered = unsafe { &mut *entered };
+        // What came in here before was another call, whose end or whose successor's beginning was missed.
+        let is_new = *entered == 0 || *entered & mine != 0;
+        *entered = if is_new { mine } else { *entered | mine };
         return !is_new;
     }
     // If it cannot be noted, the call may be counted twice rather than not at all.

@@ -9,7 +9,6 @@ mod fexit;
 mod handled;
 mod kprobe;
 mod memory;
-mod preemption;
 mod process;
 mod registers;
 mod settings;

@@ -20,6 +20,7 @@ use super::{
     call::{Data, Program, messages_unseen, transferred, unfinished},
     connections::{self, Socket},
     fexit::{MSG_PEEK, MSG_TRUNC},
+    handled,
     memory::{field, kernel, user},
     registers::{SystemCall, system_call},
     settings,
@@ -38,59 +39,74 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 /// `sock_send_length(struct sock *sk, int ret, int flags)`
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
-    sent(Program::TcpSend, &ctx);
-    0
-}
-
-/// The stand-in of [`sock_send_length`] (see [`super::fexit`]): since Linux 7.0 tracepoints may be interrupted too.
-#[raw_tracepoint(tracepoint = "sock_send_length")]
-pub fn sock_send_length_again(ctx: RawTracePointContext) -> i32 {
-    sent(Program::TcpSendAgain, &ctx);
-    0
-}
-
-#[inline(always)]
-fn sent(program: Program, ctx: &RawTracePointContext) {
-    let result: i32 = ctx.arg(1);
-    if result > 0 {
+    if let Some(count) = sent(&ctx) {
         transferred(
-            ctx,
-            program,
+            &ctx,
+            Program::TcpSend,
             Socket::Any,
             Direction::Sent,
             ctx.arg(0),
-            result as u32,
+            count,
             |connection| current_call_data(syscall::SENT, ctx.arg(0), connection),
         );
+    }
+    0
+}
+
+/// How many bytes a call sent, if any.
+#[inline(always)]
+fn sent(ctx: &RawTracePointContext) -> Option<u32> {
+    let result: i32 = ctx.arg(1);
+    (result > 0).then_some(result as u32)
+}
+
+/// Entrances of a program: since Linux 7.0 tracepoints' programs may be interrupted too.
+macro_rules! entrances {
+    ($tracepoint:literal, $moved:ident, $program:expr, $direction:expr, $($name:ident: $entrance:literal),*) => {
+        $(
+            #[doc = concat!("An entrance of the program on `", $tracepoint, "`.")]
+            #[raw_tracepoint(tracepoint = $tracepoint)]
+            pub fn $name(ctx: RawTracePointContext) -> i32 {
+                if $moved(&ctx).is_some() {
+                    enter(&ctx, $program, $direction, $entrance);
+                }
+                0
+            }
+        )*
+    };
+}
+
+entrances!("sock_send_length", sent, Program::TcpSend, Direction::Sent, sock_send_length_1: 0, sock_send_length_2: 1, sock_send_length_3: 2, sock_send_length_4: 3);
+entrances!("sock_recv_length", was_received, Program::TcpReceive, Direction::Received, sock_recv_length_1: 0, sock_recv_length_2: 1, sock_recv_length_3: 2, sock_recv_length_4: 3);
+
+#[inline(always)]
+fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, entrance: u32) {
+    let sock = ctx.arg(0);
+    if handled::is_seen(program, direction, sock) {
+        return;
+    }
+    let is_handled = match connections::is_tcp(sock) {
+        // The program itself knows.
+        Some(true) => false,
+        Some(false) => handled::is_handled(entrance),
+        None => true,
+    };
+    if !is_handled {
+        program.enter(ctx, entrance);
     }
 }
 
 /// `sock_recv_length(struct sock *sk, int ret, int flags)`
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
-    was_received(Program::TcpReceive, &ctx);
-    0
-}
-
-/// The stand-in of [`sock_recv_length`].
-#[raw_tracepoint(tracepoint = "sock_recv_length")]
-pub fn sock_recv_length_again(ctx: RawTracePointContext) -> i32 {
-    was_received(Program::TcpReceiveAgain, &ctx);
-    0
-}
-
-#[inline(always)]
-fn was_received(program: Program, ctx: &RawTracePointContext) {
-    let result: i32 = ctx.arg(1);
-    let flags: u32 = ctx.arg(2);
-    if result > 0 && flags & MSG_PEEK == 0 {
+    if let Some((flags, count)) = was_received(&ctx) {
         transferred(
-            ctx,
-            program,
+            &ctx,
+            Program::TcpReceive,
             Socket::Any,
             Direction::Received,
             ctx.arg(0),
-            result as u32,
+            count,
             |connection| {
                 if flags & MSG_TRUNC != 0 {
                     Data::Unreadable(Loss::UnreadablePages)
@@ -100,6 +116,14 @@ fn was_received(program: Program, ctx: &RawTracePointContext) {
             },
         );
     }
+    0
+}
+
+/// The flags of a call, and how many bytes it took off the socket, if any.
+#[inline(always)]
+fn was_received(ctx: &RawTracePointContext) -> Option<(u32, u32)> {
+    let (result, flags): (i32, u32) = (ctx.arg(1), ctx.arg(2));
+    (result > 0 && flags & MSG_PEEK == 0).then_some((flags, result as u32))
 }
 
 /// The second halves of [`sys_exit`], by direction: 0 received, 1 sent. Each is as large as the verifier allows.

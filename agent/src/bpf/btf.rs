@@ -125,11 +125,6 @@ impl Btf {
             .and_then(|at| self.word(at + 4))
     }
 
-    /// Number of a function's type, by which programs call it if it is a kfunc.
-    pub(super) fn function(&self, name: &str) -> Option<u32> {
-        self.find(kind::FUNC, name)
-    }
-
     /// Names of a function's parameters.
     pub(super) fn parameters(&self, function: &str) -> Option<Vec<String>> {
         let prototype = self.by_id(self.by_id(self.find(kind::FUNC, function)?)?.operand)?;

@@ -1,8 +1,8 @@
 //! The attached programs.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, iter, os::fd::AsFd as _};
 
-use agent_ebpf::abi::{Setting, globals, maps, stand_ins};
+use agent_ebpf::abi::{READERS, Setting, entrances, globals, maps};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, MapError, ProgramArray},
@@ -15,7 +15,7 @@ use super::{
     Counter, CounterKey, Hook, HookChoice, Loss, Losses, MapSizes,
     btf::{Btf, BtfError},
     counters, inodes,
-    object::{self, OBJECT, PreemptionCalls},
+    object::OBJECT,
     preflight,
     priority::RealTime,
     settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
@@ -326,7 +326,6 @@ pub(super) struct Kernel {
     settings: Settings,
     has_sock_length_tracepoints: bool,
     is_preemptible: bool,
-    preemption: Option<PreemptionCalls>,
     /// Since Linux 7.0 a tracepoint's callbacks run with preemption enabled.
     has_preemptible_tracepoints: bool,
     /// Functions of [`OPTIONAL_FUNCTIONS`] that this kernel has.
@@ -354,10 +353,6 @@ impl Kernel {
             settings: settings(&btf)?,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
             is_preemptible: is_preemptible(),
-            preemption: btf
-                .function("bpf_preempt_disable")
-                .zip(btf.function("bpf_preempt_enable"))
-                .map(|(disable, enable)| PreemptionCalls { disable, enable }),
             has_preemptible_tracepoints: preflight::kernel_version() >= Some((6, 19)),
             functions: OPTIONAL_FUNCTIONS
                 .into_iter()
@@ -373,7 +368,7 @@ impl Kernel {
         let (ends, calls): (Vec<_>, Vec<_>) = self
             .attachments(hook)
             .into_iter()
-            .partition(|attachment| attachment.to.is_some_and(|to| SOCKET_ENDS.contains(&to)));
+            .partition(|attachment| SOCKET_ENDS.contains(&attachment.to));
         // What sees sockets go comes first: a socket that is seen and goes unseen leaves its state to the next one at
         // its address. Loading takes seconds, attaching does not; so all of the rest are loaded before one is attached.
         // Receivers then come before senders, lest answers are seen to requests that were not.
@@ -381,12 +376,12 @@ impl Kernel {
         let (senders, receivers): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_sender);
         for group in [vec![ends], vec![receivers, senders]] {
             let group: Vec<_> = group.into_iter().flatten().collect();
-            for Attachment { program, to } in &group {
-                load_program(&mut ebpf, btf.as_ref(), program, *to)?;
+            for Attachment { program, to, .. } in &group {
+                load_program(&mut ebpf, btf.as_ref(), program, to)?;
                 make_callable(&mut ebpf, program)?;
             }
-            for Attachment { program, to } in group {
-                let Some(to) = to else { continue };
+            for Attachment { program, to, .. } in group.into_iter().filter(|attachment| !attachment.is_called)
+            {
                 let attached = match program_mut(&mut ebpf, program)? {
                     Program::FExit(program) => program.attach().map(drop),
                     Program::FEntry(program) => program.attach().map(drop),
@@ -407,26 +402,18 @@ impl Kernel {
         Ok(ebpf)
     }
 
-    /// The programs of a hook whose being left out loses calls for good: not those with stand-ins, and not those for TCP
-    /// alone, where the next call shows the gap.
+    /// The programs of a hook whose being left out loses calls for good: not entrances, and not those for TCP alone,
+    /// where the next call shows the gap.
     fn watched(&self, hook: Hook) -> Vec<&'static str> {
-        let attachments = self.attachments(hook);
-        let has_stand_in = |program: &str| {
-            attachments
-                .iter()
-                .any(|other| other.program.strip_suffix("_again") == Some(program))
-        };
-        attachments
-            .iter()
-            .filter(|Attachment { to, .. }| {
-                to.is_some_and(|to| {
-                    !to.starts_with("tcp_") && to != "release_sock" && !SOCKET_ENDS.contains(&to)
-                })
+        self.attachments(hook)
+            .into_iter()
+            .filter(|Attachment { to, is_called, .. }| {
+                !is_called && !to.starts_with("tcp_") && *to != "release_sock" && !SOCKET_ENDS.contains(to)
             })
             .map(|attachment| attachment.program)
             // What runs at a call's beginning notices that what should at its end was left out.
             .filter(|program| !program.ends_with("_return") && !program.ends_with("_begin"))
-            .filter(|program| !program.ends_with("_again") && !has_stand_in(program))
+            .filter(|program| !ENTRANCES.iter().any(|(_, entrances)| entrances.contains(program)))
             .collect()
     }
 
@@ -435,8 +422,8 @@ impl Kernel {
         raise_memlock_limit();
         let calls = syscalls();
         let mut settings = self.settings;
-        let stand_ins = self.stand_ins(hook);
-        settings[Setting::StandIns as usize] = stand_ins;
+        let entrances = self.entrances(hook);
+        settings[Setting::Entrances as usize] = entrances;
         let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
@@ -455,22 +442,24 @@ impl Kernel {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
         }
-        if stand_ins == stand_ins::NONE {
+        if entrances == entrances::NONE {
             loader.map_max_entries(maps::HANDLED, 1);
+        } else {
+            loader.map_max_entries(maps::WORK, READERS * entrances::COUNT);
         }
-        // Where nothing interrupts the programs there is nothing to keep out.
-        let preemption = self.preemption.filter(|_| stand_ins != stand_ins::NONE);
-        Ok(loader.load(&object::with_calls(preemption))?)
+        Ok(loader.load(OBJECT)?)
     }
 
-    /// Whether a hook's programs need stand-ins: where they may be interrupted, and so left out for another task.
-    fn stand_ins(&self, hook: Hook) -> u32 {
+    /// Whether a hook's programs need entrances: where they may be interrupted, and so left out for another task.
+    fn entrances(&self, hook: Hook) -> u32 {
         match hook {
-            Hook::Fentry if self.is_preemptible => stand_ins::ANY_ORDER,
+            Hook::Fentry if self.is_preemptible => entrances::ANY_ORDER,
             // Callbacks of a tracepoint run in the order in which they were attached (`func_add`, kernel/tracepoint.c).
-            Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => stand_ins::SECOND,
+            Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => {
+                entrances::IN_ORDER
+            }
             // Kprobes, and tracepoints before Linux 7.0, run with preemption disabled.
-            _ => stand_ins::NONE,
+            _ => entrances::NONE,
         }
     }
 
@@ -486,10 +475,6 @@ impl Kernel {
                 ("unix_stream_sendpage", "unix_stream_sendpage"),
                 ("unix_stream_splice_read", "unix_stream_splice_read"),
                 ("unix_release", "unix_release"),
-                ("tcp_sendmsg_again", "tcp_sendmsg"),
-                ("tcp_recvmsg_again", "tcp_recvmsg"),
-                ("unix_stream_sendmsg_again", "unix_stream_sendmsg"),
-                ("unix_stream_recvmsg_again", "unix_stream_recvmsg"),
                 ("unix_stream_sendmsg_begin", "unix_stream_sendmsg"),
                 ("unix_stream_recvmsg_begin", "unix_stream_recvmsg"),
             ],
@@ -512,8 +497,6 @@ impl Kernel {
             Hook::Tracepoint if self.has_sock_length_tracepoints => &[
                 ("sock_send_length", "sock_send_length"),
                 ("sock_recv_length", "sock_recv_length"),
-                ("sock_send_length_again", "sock_send_length"),
-                ("sock_recv_length_again", "sock_recv_length"),
             ],
             Hook::Tracepoint => &[
                 ("sys_exit_receive", ""),
@@ -521,15 +504,28 @@ impl Kernel {
                 ("sys_exit", "sys_exit"),
             ],
         };
-        let stand_ins = self.stand_ins(hook) != stand_ins::NONE;
+        let has_entrances = self.entrances(hook) != entrances::NONE;
         attachments
             .iter()
             .chain(&[("tcp_destroy_sock", "tcp_destroy_sock")])
-            .filter(|(program, _)| stand_ins || !(program.ends_with("_again") || program.ends_with("_begin")))
+            .filter(|(program, _)| has_entrances || !program.ends_with("_begin"))
             .filter(|(_, to)| !OPTIONAL_FUNCTIONS.contains(to) || self.functions.contains(to))
-            .map(|(program, to)| Attachment {
-                program,
-                to: Some(*to).filter(|to| !to.is_empty()),
+            .flat_map(|&(program, to)| {
+                let entrances = ENTRANCES
+                    .iter()
+                    .find(|(entered, _)| has_entrances && *entered == program)
+                    .map_or(&[][..], |(_, entrances)| &entrances[..]);
+                let called = Attachment {
+                    program,
+                    to,
+                    is_called: to.is_empty() || !entrances.is_empty(),
+                };
+                let attached = entrances.iter().map(move |program| Attachment {
+                    program,
+                    to,
+                    is_called: false,
+                });
+                iter::once(called).chain(attached)
             })
             .collect()
     }
@@ -552,11 +548,37 @@ fn possible_cpus() -> u32 {
         .unwrap_or(u32::MAX)
 }
 
-/// A program and the kernel function or tracepoint it is attached to; none if another program calls it.
+/// A program and the kernel function or tracepoint it is made for.
 struct Attachment {
     program: &'static str,
-    to: Option<&'static str>,
+    to: &'static str,
+    /// It is not attached there: another program calls it.
+    is_called: bool,
 }
+
+macro_rules! with_entrances {
+    ($program:literal) => {
+        (
+            $program,
+            &[
+                concat!($program, "_1"),
+                concat!($program, "_2"),
+                concat!($program, "_3"),
+                concat!($program, "_4"),
+            ],
+        )
+    };
+}
+
+/// Programs with their entrances, in order.
+const ENTRANCES: [(&str, &[&str; entrances::COUNT as usize]); 6] = [
+    with_entrances!("tcp_sendmsg"),
+    with_entrances!("tcp_recvmsg"),
+    with_entrances!("unix_stream_sendmsg"),
+    with_entrances!("unix_stream_recvmsg"),
+    with_entrances!("sock_send_length"),
+    with_entrances!("sock_recv_length"),
+];
 
 /// Loads every program of every hook that this kernel can take, without attaching any. Returns each one's name and
 /// how many instructions the verifier walked through, which the kernel tells since Linux 5.16.
@@ -574,7 +596,7 @@ pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
     kernel
         .attachments(hook)
         .into_iter()
-        .map(|Attachment { program, to }| {
+        .map(|Attachment { program, to, .. }| {
             load_program(&mut ebpf, btf.as_ref(), program, to).map_err(refused)?;
             let loaded = program_mut(&mut ebpf, program).map_err(refused)?;
             let info = loaded
@@ -598,13 +620,13 @@ fn load_program(
     ebpf: &mut Ebpf,
     btf: Option<&AyaBtf>,
     program: &'static str,
-    to: Option<&str>,
+    to: &str,
 ) -> Result<(), AttachError> {
-    let loaded = match (program_mut(ebpf, program)?, btf, to) {
-        (Program::FExit(program), Some(btf), Some(to)) => program.load(to, btf),
-        (Program::FEntry(program), Some(btf), Some(to)) => program.load(to, btf),
-        (Program::KProbe(program), _, _) => program.load(),
-        (Program::RawTracePoint(program), _, _) => program.load(),
+    let loaded = match (program_mut(ebpf, program)?, btf) {
+        (Program::FExit(program), Some(btf)) => program.load(to, btf),
+        (Program::FEntry(program), Some(btf)) => program.load(to, btf),
+        (Program::KProbe(program), _) => program.load(),
+        (Program::RawTracePoint(program), _) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     loaded.map_err(|error| AttachError::Program { program, error })
@@ -615,13 +637,9 @@ fn load_program(
 fn callable_at(program: &str) -> &'static [(&'static str, u32)] {
     match program {
         "tcp_sendmsg" | "release_sock_send" | "sock_send_length" => &[(maps::TCP_SEND, 0)],
-        "tcp_sendmsg_again" | "sock_send_length_again" => &[(maps::TCP_SEND, 1)],
         "tcp_recvmsg" | "release_sock_receive" | "sock_recv_length" => &[(maps::TCP_RECEIVE, 0)],
-        "tcp_recvmsg_again" | "sock_recv_length_again" => &[(maps::TCP_RECEIVE, 1)],
         "unix_stream_sendmsg" | "unix_stream_sendmsg_return" => &[(maps::UNIX_SEND, 0)],
-        "unix_stream_sendmsg_again" => &[(maps::UNIX_SEND, 1)],
         "unix_stream_recvmsg" | "unix_stream_read_actor_return" => &[(maps::UNIX_RECEIVE, 0)],
-        "unix_stream_recvmsg_again" => &[(maps::UNIX_RECEIVE, 1)],
         "sys_exit_receive" => &[(maps::SYS_EXIT, 0), (maps::TCP_RECEIVE, 0)],
         "sys_exit_send" => &[(maps::SYS_EXIT, 1), (maps::TCP_SEND, 0)],
         _ => &[],
@@ -732,7 +750,6 @@ mod tests {
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: false,
-            preemption: None,
             has_preemptible_tracepoints: false,
             functions: vec!["unix_stream_splice_read"],
         };
@@ -751,7 +768,7 @@ mod tests {
         assert!(
             !fentry
                 .iter()
-                .any(|name| name.ends_with("sendpage") || name.ends_with("_again")),
+                .any(|name| name.ends_with("sendpage") || name.ends_with("_1")),
             "{fentry:?}"
         );
         assert_eq!(
@@ -761,30 +778,36 @@ mod tests {
     }
 
     #[test]
-    fn preemptible_kernels_get_stand_ins_where_programs_may_be_interrupted() {
+    fn preemptible_kernels_get_entrances_where_programs_may_be_interrupted() {
         let kernel = Kernel {
             sizes: MapSizes::default(),
             settings: [0; Setting::COUNT],
             has_sock_length_tracepoints: true,
             is_preemptible: true,
-            preemption: None,
             has_preemptible_tracepoints: false,
             functions: vec![],
         };
-        let has_stand_ins = |kernel: &Kernel, hook| {
-            kernel
-                .attachments(hook)
+        let entrances = |kernel: &Kernel, hook| {
+            let attachments = kernel.attachments(hook);
+            // Who has some is called by them only, and loaded before.
+            for (program, entrances) in &ENTRANCES {
+                let at = |name: &str| attachments.iter().position(|other| other.program == name);
+                let Some(called) = at(program) else { continue };
+                let are_there = entrances.iter().all(|entrance| at(entrance) > Some(called));
+                assert_eq!(attachments[called].is_called, are_there, "{program}");
+            }
+            attachments
                 .iter()
-                .any(|attachment| attachment.program.ends_with("_again"))
+                .filter(|attachment| attachment.program.ends_with("_4"))
+                .count()
         };
-        assert!(has_stand_ins(&kernel, Hook::Fentry));
-        assert!(!has_stand_ins(&kernel, Hook::Tracepoint) && !has_stand_ins(&kernel, Hook::Kprobe));
-        assert!(has_stand_ins(
-            &Kernel {
-                has_preemptible_tracepoints: true,
-                ..kernel
-            },
-            Hook::Tracepoint
-        ));
+        assert_eq!(entrances(&kernel, Hook::Fentry), 4);
+        assert_eq!(entrances(&kernel, Hook::Tracepoint), 0);
+        assert_eq!(entrances(&kernel, Hook::Kprobe), 0);
+        let kernel = Kernel {
+            has_preemptible_tracepoints: true,
+            ..kernel
+        };
+        assert_eq!(entrances(&kernel, Hook::Tracepoint), 2);
     }
 }
