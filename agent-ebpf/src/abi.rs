@@ -86,8 +86,8 @@ pub enum Loss {
     ForeignProcess = 7,
     /// A connection's state had to make room for another's and was needed again: at most the message it was in.
     ConnectionEvicted = 8,
-    /// The kernel left out the program, and its stand-in where there is one: one socket call not seen, at most. Where
-    /// there are no stand-ins user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
+    /// The kernel left out the program, or all of its entrances where it has some: one socket call not seen, at most. Where
+    /// there are no entrances user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
     ProgramMissed = 9,
 }
 
