@@ -26,8 +26,10 @@ pub struct Conversation {
 
 impl Conversation {
     pub fn new(is_new: bool) -> Self {
+        let mut connection = Connection::new(0, is_new);
+        connection.set_positions(0, 0);
         Self {
-            connection: Connection::new(0, is_new),
+            connection,
             window: Window::new(),
             counted: Counted::default(),
         }

@@ -9,6 +9,9 @@ use crate::abi::{CODE_UNKNOWN, Loss};
 /// Outstanding requests whose method is remembered on one connection.
 pub(super) const PIPELINE: u16 = 32;
 
+/// `408 Request Timeout`: what some servers say before they close a connection on which nothing was asked.
+const REQUEST_TIMEOUT: u16 = 408;
+
 /// What a request's method means for the framing of its response (RFC 9112 section 6.3). Two bits.
 pub(super) struct Method;
 
@@ -206,11 +209,25 @@ impl Connection {
         Event::REQUEST
     }
 
-    /// A final status line is sent: was its request received where it could not be read? What is answered was asked.
-    /// That requests were not read is counted now, if the connection was not known to be HTTP before.
+    /// A final status line is sent: was its request received where it could not be read, or did no hook see it? What is
+    /// answered was asked. That requests were not read is counted now, if the connection was not known to be HTTP before.
     #[inline(always)]
-    pub(super) fn answered(&mut self) -> Event {
-        if self.pushed != self.popped || self.lost & Lost::REQUESTS == 0 {
+    pub(super) fn answered(&mut self, code: u16) -> Event {
+        if self.received.stage == stage::REJECTED {
+            return Event::loss(Loss::OutOfSync);
+        }
+        if self.pushed != self.popped {
+            return Event::NONE;
+        }
+        if self.lost & (Lost::REQUESTS | Lost::RECEIVING) == 0
+            && self.has_positions == 0
+            && self.seen_from_start == 1
+            && code != REQUEST_TIMEOUT
+        {
+            // Without sequence numbers it shows only now that bytes went unseen: no other answer is given unasked.
+            self.lost |= Lost::REQUESTS;
+        }
+        if self.lost & Lost::REQUESTS == 0 {
             return Event::NONE;
         }
         if self.lost & Lost::RECEIVING != 0 {
@@ -220,12 +237,22 @@ impl Connection {
         Event::ANSWERED.with(Event::loss(Loss::UnreadablePages))
     }
 
+    /// The connection becomes a tunnel: what looked like further requests was the tunnel's.
+    #[inline(always)]
+    pub(super) fn tunnelled(&self) -> Event {
+        if self.pushed == self.popped {
+            Event::NONE
+        } else {
+            Event::loss(Loss::OutOfSync)
+        }
+    }
+
     /// A final status line was sent: the method of the request it answers. Without one (the request came before
     /// this connection could be watched, or this is an unasked-for 408) nothing special.
     #[inline(always)]
     pub(super) fn take_method(&mut self) -> u8 {
         self.lost &= !Lost::SENDING;
-        // A request that could not be read was answered, so this is a server after all.
+        // What was not taken for a request was answered, so this is a server after all.
         if self.received.stage == stage::REJECTED {
             self.received.enter(stage::LOST);
         }

@@ -653,9 +653,10 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
         connection.role = Role::SERVER;
         return Event::response(code);
     }
-    let answered = connection.answered();
+    let mut event = Event::response(code).with(connection.answered(code));
     let method = connection.take_method();
     connection.sent.flags = if code == 101 || (method == Method::CONNECT && code < 300) {
+        event = event.with(connection.tunnelled());
         flag::TUNNEL
     } else if method == Method::HEAD || code == 204 || code == 304 {
         flag::NO_BODY
@@ -663,7 +664,7 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
         0
     };
     connection.role = Role::SERVER;
-    Event::response(code).with(answered)
+    event
 }
 
 /// The empty line after a head, or after trailers: what follows? (RFC 9112 section 6.3)

@@ -234,6 +234,27 @@ pub fn unix_stream_read_actor_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// `int unix_stream_splice_actor(struct sk_buff *skb, int skip, int chunk, struct unix_stream_read_state *state)`: the
+/// same for bytes that go to no user memory.
+#[kprobe(function = "unix_stream_splice_actor")]
+pub fn unix_stream_splice_actor_entry(ctx: ProbeContext) -> u32 {
+    begin_unix_splice(&ctx);
+    0
+}
+
+#[inline(always)]
+fn begin_unix_splice(ctx: &ProbeContext) -> Option<()> {
+    let socket: u64 = field(ctx.arg(3)?, Setting::UnixReadSocket)?;
+    begin_unix(field(socket, Setting::SocketSock), 0, Direction::Received)
+}
+
+/// See [`unix_stream_splice_actor_entry`].
+#[kretprobe(function = "unix_stream_splice_actor")]
+pub fn unix_stream_splice_actor_return(ctx: RetProbeContext) -> u32 {
+    end_unix_unseen(Program::UnixReceive, Direction::Received, &ctx);
+    0
+}
+
 /// `ssize_t unix_stream_sendpage(struct socket *socket, struct page *page, …)`, until Linux 6.4.
 #[kprobe(function = "unix_stream_sendpage")]
 pub fn unix_stream_sendpage_entry(ctx: ProbeContext) -> u32 {
@@ -244,18 +265,23 @@ pub fn unix_stream_sendpage_entry(ctx: ProbeContext) -> u32 {
 /// See [`unix_stream_sendpage_entry`].
 #[kretprobe(function = "unix_stream_sendpage")]
 pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
-    if let Some((sock, transferred, _)) = ended(&ctx) {
+    end_unix_unseen(Program::UnixSend, Direction::Sent, &ctx);
+    0
+}
+
+#[inline(always)]
+fn end_unix_unseen(program: Program, direction: Direction, ctx: &RetProbeContext) {
+    if let Some((sock, transferred, _)) = ended(ctx) {
         transferred_unseen(
-            Program::UnixSend,
+            program,
             Socket::Unix,
-            Direction::Sent,
+            direction,
             sock,
             transferred,
             Loss::UnreadablePages,
         );
     }
     returned();
-    0
 }
 
 #[inline(always)]

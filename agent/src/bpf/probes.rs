@@ -26,7 +26,12 @@ use super::{
 const ENOTSUPP: i32 = 524;
 
 /// Functions that are hooked where they exist. Linux 6.5 replaced `sendpage` by `MSG_SPLICE_PAGES` (dc97391e6610).
-const OPTIONAL_FUNCTIONS: [&str; 3] = ["tcp_sendpage", "unix_stream_sendpage", "unix_stream_splice_read"];
+const OPTIONAL_FUNCTIONS: [&str; 4] = [
+    "tcp_sendpage",
+    "unix_stream_sendpage",
+    "unix_stream_splice_read",
+    "unix_stream_splice_actor",
+];
 
 /// Functions and tracepoints that are the last of a socket.
 const SOCKET_ENDS: [&str; 2] = ["tcp_destroy_sock", "unix_release"];
@@ -491,6 +496,8 @@ impl Kernel {
                 ("unix_stream_sendmsg_entry", "unix_stream_sendmsg"),
                 ("unix_stream_read_actor_return", "unix_stream_read_actor"),
                 ("unix_stream_read_actor_entry", "unix_stream_read_actor"),
+                ("unix_stream_splice_actor_return", "unix_stream_splice_actor"),
+                ("unix_stream_splice_actor_entry", "unix_stream_splice_actor"),
                 ("unix_stream_sendpage_return", "unix_stream_sendpage"),
                 ("unix_stream_sendpage_entry", "unix_stream_sendpage"),
             ],

@@ -77,10 +77,6 @@ impl Mode {
         true
     }
 
-    pub(crate) fn is_kprobe(&self) -> bool {
-        self.hook == "kprobe"
-    }
-
     pub(crate) fn is_tracepoint(&self) -> bool {
         self.hook == "tracepoint"
     }

@@ -317,7 +317,7 @@ fn pages() -> Vec<Case> {
         .over(BOTH)
         .except(
             UNNOTICED,
-            |mode| mode.is_unix() && (mode.is_kprobe() || mode.is_socket_tracepoint()),
+            |mode| mode.is_unix() && mode.is_socket_tracepoint(),
             |counts| counts.requests -= 1,
             &[("out_of_sync", 1)],
         ),
@@ -332,12 +332,6 @@ fn pages() -> Vec<Case> {
             ]),
         )
         .over(BOTH)
-        .except(
-            UNNOTICED,
-            |mode| mode.is_unix() && (mode.is_kprobe() || mode.is_socket_tracepoint()),
-            |counts| counts.requests -= 1,
-            &[],
-        )
         .except(
             "received into pages that cannot be read: requests are known by their answers, unreadable_pages",
             Mode::is_any,
@@ -360,12 +354,6 @@ fn rings() -> Vec<Case> {
             dialogue(9, format!("received by io_uring: {name}"), received())
                 .receiving(Receive::Ring(ring))
                 .over(BOTH)
-                .except(
-                    UNSEEN,
-                    |mode| mode.is_sys_exit() && mode.is_unix(),
-                    |counts| counts.requests = 0,
-                    &[],
-                )
                 .except(
                     REQUESTS_NOT_AT_HAND,
                     Mode::is_tracepoint,

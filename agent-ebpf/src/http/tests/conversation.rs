@@ -93,6 +93,13 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Watched from its first byte on.
     pub(super) fn opened() -> Self {
+        let mut connection = Connection::new(0, true);
+        connection.set_positions(0, 0);
+        Self::new(connection)
+    }
+
+    /// The same on a socket without sequence numbers.
+    pub(super) fn opened_on_unix() -> Self {
         Self::new(Connection::new(0, true))
     }
 

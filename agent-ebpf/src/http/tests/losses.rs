@@ -17,6 +17,32 @@ const POST_1000: &[u8] = b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
+fn without_sequence_numbers_an_answer_tells_of_a_request_that_no_hook_saw() {
+    let mut conversation = Conversation::opened_on_unix();
+    conversation.calls(&[Sends(OK), Sends(NOT_FOUND), Receives(GET), Sends(OK)]);
+    assert_eq!(
+        conversation.counted,
+        counted(3, &[200, 404, 200]).lost(&[Loss::UnreadablePages])
+    );
+
+    // The body of the first was not seen either: the second request is taken for it.
+    let mut conversation = Conversation::opened_on_unix();
+    conversation.calls(&[Receives(POST_1000), Sends(OK), Receives(GET), Sends(OK)]);
+    assert_eq!(
+        conversation.counted,
+        counted(2, &[200, 200]).lost(&[Loss::UnreadablePages])
+    );
+
+    let mut conversation = Conversation::opened_on_unix();
+    conversation.calls(&[Receives(GET), Sends(OK), Sends(b"HTTP/1.1 408 Late\r\n\r\n")]);
+    assert_eq!(conversation.counted, counted(1, &[200, 408]));
+
+    let mut conversation = Conversation::opened();
+    conversation.calls(&[Receives(GET), Sends(OK), Sends(NOT_FOUND)]);
+    assert_eq!(conversation.counted, counted(1, &[200, 404]));
+}
+
+#[test]
 fn a_body_need_not_be_readable() {
     let head_and_body = [Bytes(OK_1000), Unreadable(1000)];
     let unreachable = [Bytes(OK_1000), Bytes(b"x"), Unreachable(999)];
