@@ -8,12 +8,15 @@
     reason = "a demonstration is there to be seen"
 )]
 
+#[path = "../benches/support/process.rs"]
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -25,6 +28,7 @@ use agent::report::MetricKind;
 use agent::report::model::Report;
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use process::{PATIENCE, Process};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -35,8 +39,6 @@ const DURATION: Duration = Duration::from_secs(20);
 const CLIENTS: u32 = 4;
 /// Requests per second of each client.
 const RATE: u32 = 100;
-/// Start and stop of agent and nginx take no longer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the clients ask for, in turn: method, path, header.
 const REQUESTS: [(&str, &str, &str); 8] = [
@@ -261,43 +263,6 @@ impl Screen {
     }
 }
 
-/// A child that is stopped politely when dropped, with all it has started.
-struct Process(Child);
-
-impl Process {
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Fails when it has ended.
-    fn check(&mut self, name: &str, log: &Path) -> Result<()> {
-        if let Some(status) = self.0.try_wait()? {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            bail!("{name} ended with {status}: {}", said.trim());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let pid = self.pid().to_string();
-        let asked = Command::new("kill")
-            .args(["-TERM", &pid])
-            .stderr(Stdio::null())
-            .status();
-        let deadline = Instant::now() + PATIENCE;
-        while asked.is_ok() && Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
 /// The agent that was built together with this example.
 struct Agent {
     // Dropped in this order.
@@ -325,7 +290,7 @@ impl Agent {
         let client = Client::new(plugin_dir.socket());
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = client.get("/readyz").await {
-            process.check("the agent", &log)?;
+            process.check(&log).context("no agent")?;
             ensure!(Instant::now() < deadline, "the agent does not get ready: {error}");
             sleep(Duration::from_millis(50)).await;
         }
@@ -395,7 +360,7 @@ impl Nginx {
         };
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = TcpStream::connect(address) {
-            nginx.process.check("nginx", &log)?;
+            nginx.process.check(&log).context("no nginx")?;
             ensure!(
                 Instant::now() < deadline,
                 "nginx does not listen on {address}: {error}"
