@@ -280,15 +280,12 @@ fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
     }
     node.expect("cgroup", service.path(), &truth);
     // The host's process is shown as what it is: in no container.
-    let workers = host.all();
+    let ids: Vec<String> = host.all().iter().map(|pid| format!(";{pid}")).collect();
     let shown = wait_for("the host's process in the report", || {
         let report = node.agent.report();
-        let nodes = report["Process"]["nodes"].as_object().expect("processes");
-        let found = workers.iter().find_map(|pid| {
-            let node = nodes.iter().find(|(id, _)| id.ends_with(&format!(";{pid}")));
-            node.map(|(_, node)| node.clone())
-        });
-        found
+        let mut nodes = report["Process"]["nodes"].as_object().expect("processes").iter();
+        let found = nodes.find(|(id, _)| ids.iter().any(|pid| id.ends_with(pid)))?;
+        Some(found.1.clone())
     });
     assert!(shown["latest"].get("docker_container_id").is_none(), "{shown}");
     assert!(shown.get("parents").is_none(), "{shown}");
@@ -368,7 +365,7 @@ fn a_cgroup_is_found_by_the_kernels_id() {
     assert_eq!(found, if is_unified() { 1 } else { 2 });
 }
 
-/// What name_to_handle_at(2) tells: in the file systems of cgroups the id that programs see.
+/// What `name_to_handle_at(2)` tells: in the file systems of cgroups the id that programs see.
 fn file_handle(path: &Path) -> u64 {
     /// `struct file_handle` with room for an id.
     #[repr(C)]

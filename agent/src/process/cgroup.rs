@@ -393,7 +393,7 @@ mod tests {
     use super::*;
 
     /// An id that no cgroup has.
-    const ABSENT: u64 = u64::MAX & !V1;
+    const ABSENT: u64 = !V1;
     const C1: &str = "3f2a9c0d6b1e48575c2d9a8b7e6f5041322314a5b6c7d8e9f00112233445566a";
     const C2: &str = "b77d4d0e9f8a4c3b2a1908f7e6d5c4b3a29180706f5e4d3c2b1a09f8e7d6c5b4";
     const UID: &str = "8a6f1d5a-0c3b-4e7d-9f21-6b5c4d3e2f10";
