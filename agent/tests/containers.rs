@@ -295,6 +295,48 @@ fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
     node.stop();
 }
 
+/// On a host with v1, runtimes may leave v2 alone. Who lives through a reading is known there by name, before its end and
+/// after; who does not may be without one, but is counted and never another's.
+#[test]
+fn in_v1_alone_who_lives_is_named_and_who_is_gone_is_not_lost() {
+    if is_unified() {
+        return; // There is no v1 here.
+    }
+    let node = Node::start();
+    let root = Cgroup::root();
+    let site = TempDir::new().expect("a temporary directory");
+    let [(lasting, first), (brief, second)] = [(); 2].map(|()| {
+        let (uid, id) = (new_uid(), digits(64));
+        let path = format!("{}/kubepods/burstable/pod{uid}/{id}", root.path());
+        node.server.apply(pod(&uid, "shop", "web-0", &[(&id, "web")]));
+        (uid, Cgroup::in_v1(&path))
+    });
+    let mut server = Process::start(Server::Prefork, site.path(), &first);
+    let mut truth = Truth::default();
+    truth.drive(server.port, 8);
+    node.expect("pod_uid", &lasting, &truth);
+    truth.drive(server.port, 3);
+    server.kill();
+    first.remove();
+    node.expect("pod_uid", &lasting, &truth);
+
+    let site = TempDir::new().expect("a temporary directory");
+    let mut server = Process::start(Server::ProcessPerRequest, site.path(), &second);
+    let before = node.agent.totals().unlabelled();
+    truth = Truth::default();
+    truth.drive(server.port, 9);
+    // Others on this machine may lack a label as well.
+    wait_for("all requests", || {
+        let counted = node.counted("pod_uid", &brief).requests;
+        let unlabelled = node.agent.totals().unlabelled() - before;
+        assert!(counted <= truth.requests, "{counted}");
+        (counted + unlabelled >= truth.requests).then_some(())
+    });
+    server.kill();
+    say("v1 alone");
+    node.stop();
+}
+
 /// One pod: its sandbox, of which no status tells, an init container that has ended, an ephemeral one, and its own.
 #[test]
 fn containers_of_all_kinds_are_told_apart_and_are_the_pod() {

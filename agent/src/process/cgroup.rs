@@ -4,7 +4,8 @@
 //! file system, given to no other cgroup until the next boot. So on a host that uses v2 the id tells the container, also
 //! that of a process that was gone before anyone could look at it. On hosts that use v1, alone or beside v2 (hybrid),
 //! runtimes put containers into the v1 hierarchies and the id is often that of the root: there, `/proc/<pid>/cgroup`
-//! tells, while the process lives.
+//! tells, while the process lives. An id that is marked with [`V1`] is one of the v1 hierarchy of `pids`, and tells as much
+//! as one of v2.
 
 use std::collections::HashMap;
 use std::fs;
@@ -195,9 +196,13 @@ impl Cgroups {
         if is_labelled(&by_id) {
             return by_id;
         }
+        // The v2 path of now says nothing of a v2 id that is another's.
+        let v2 = membership.and_then(|membership| membership.v2).filter(|_| !is_v2);
         let mut labelled = v1
             .iter()
-            .map(|path| self.named((*path).into()))
+            .copied()
+            .chain(v2)
+            .map(|path| self.named(path.into()))
             .filter(is_labelled);
         if let Some(first) = labelled.next()
             && let Some(place) = labelled.try_fold(first, agreed)
@@ -574,6 +579,10 @@ mod tests {
         ] {
             assert_eq!(tree.place(root, &file), place, "{file}");
         }
+        let mut without_v2 = Cgroups::of("", &Membership::parse("4:memory:/\n"));
+        let file = format!("4:memory:{path}\n");
+        assert_eq!(without_v2.place(1, Some(&Membership::parse(&file))), place);
+        assert_eq!(without_v2.place(1, None), Place::default());
         assert_eq!(tree.place(root, "4:memory:/batch\n0::/\n"), unlabelled("/batch"));
         assert_eq!(tree.place(root, "4:memory:/\n0::/\n"), unlabelled("/"));
         assert_eq!(
@@ -623,6 +632,10 @@ mod tests {
         let moved = format!("4:pids:{other}\n0::/\n");
         assert_eq!(tree.place(id, &moved), place);
         assert_eq!(tree.place(other_id, &moved), other_place);
+
+        // In v2 only.
+        let in_v2 = format!("4:pids:/\n0::{path}\n");
+        assert_eq!(tree.place(tree.id("/") | V1, &in_v2), place);
 
         tree.remove(&path);
         assert_eq!(tree.place_of_gone(id), place, "it was seen");

@@ -80,37 +80,47 @@ pub(crate) fn hierarchies() -> Vec<(PathBuf, String, String)> {
         .collect()
 }
 
-/// A cgroup in all hierarchies below which a test has all of its own. Removed in the end.
+/// A cgroup below which a test has all of its own. Removed in the end.
 #[derive(Debug)]
-pub(crate) struct Cgroup(String);
+pub(crate) struct Cgroup {
+    path: String,
+    /// Not in the v2 hierarchy.
+    is_v1: bool,
+}
 
 impl Cgroup {
     /// As kubelet's `--cgroup-root`.
     pub(crate) fn root() -> Self {
-        let cgroup = Self(format!("/http-statistics-{}", digits(8)));
-        cgroup.make();
-        cgroup
+        Self::new(&format!("/http-statistics-{}", digits(8)))
     }
 
-    /// One that belongs to another, made now.
+    /// One that belongs to another, in all hierarchies.
     pub(crate) fn new(path: &str) -> Self {
-        let cgroup = Self(path.to_owned());
-        cgroup.make();
-        cgroup
+        Self::make(path, false)
+    }
+
+    /// The same in those of v1 only, as runtimes do that leave v2 alone.
+    pub(crate) fn in_v1(path: &str) -> Self {
+        Self::make(path, true)
     }
 
     pub(crate) fn path(&self) -> &str {
-        &self.0
+        &self.path
     }
 
     fn directories(&self) -> impl Iterator<Item = PathBuf> {
         hierarchies()
             .into_iter()
-            .map(|(mount, ..)| mount.join(self.0.trim_start_matches('/')))
+            .filter(|(_, kind, _)| !self.is_v1 || kind == "cgroup")
+            .map(|(mount, ..)| mount.join(self.path.trim_start_matches('/')))
     }
 
-    fn make(&self) {
-        for directory in self.directories() {
+    fn make(path: &str, is_v1: bool) -> Self {
+        let cgroup = Self {
+            path: path.to_owned(),
+            is_v1,
+        };
+        for directory in cgroup.directories() {
             let mut made = PathBuf::new();
             for part in &directory {
                 made.push(part);
@@ -125,6 +135,7 @@ impl Cgroup {
                 }
             }
         }
+        cgroup
     }
 
     /// Moves a process here.
