@@ -10,7 +10,7 @@ use agent::workload::{ContainerId, ControllerKind, Directory, PodUid};
 use anyhow::{Context, Result, ensure};
 use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, ResourceExt, discovery};
@@ -87,9 +87,15 @@ async fn make_namespace(admin: &Client, name: &str) -> Result<()> {
     Api::<Namespace>::all(admin.clone())
         .create(&PostParams::default(), &namespace)
         .await?;
-    let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), name);
+    // That takes a service account and, in older clusters, its token.
+    let pods = Api::<Pod>::namespaced(admin.clone(), name);
+    let only_try = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let one: Pod = serde_json::from_value(pod("one", "anywhere"))?;
     until("pods may be made", async || {
-        Ok(accounts.get_opt("default").await?)
+        Ok(pods.create(&only_try, &one).await.ok())
     })
     .await?;
     Ok(())
