@@ -152,7 +152,7 @@ impl Nginx {
         let mut command = Command::new("nginx");
         command.arg("-p").arg(path).arg("-c").arg(path.join("nginx.conf"));
         let log = path.join("nginx.log");
-        let mut process = Process::start(&command, &log)?;
+        let mut process = support::start(&command, &log)?;
         let started = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             process
@@ -195,7 +195,7 @@ impl Nginx {
             .map(|worker| Meter::start(*worker))
             .collect::<Result<_>>()?;
         let children_before = children_time();
-        let mut wrk = Process::start(&command, &output)?;
+        let mut wrk = support::start(&command, &output)?;
         let started = Instant::now();
         while wrk.check(&output).is_ok() {
             ensure!(started.elapsed() < PATIENCE, "wrk does not end");

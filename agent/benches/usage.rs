@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, ensure};
-use support::{Agent, Meter, PATIENCE, Process, Spread, Usage, count, figure, memory, print_table};
+use support::{Agent, Meter, PATIENCE, Spread, Usage, count, figure, memory, print_table};
 use tokio::time::sleep;
 
 /// From a change of the load to the measurement: the agent has met all processes.
@@ -90,7 +90,7 @@ async fn measure() -> Result<()> {
     let mut sleeper = Command::new(env::current_exe()?);
     sleeper.arg(SLEEPER);
     let log = tempfile::NamedTempFile::new()?;
-    let sleeper = Process::start(&sleeper, log.path())?;
+    let sleeper = support::start(&sleeper, log.path())?;
     let mut rows = Vec::new();
     sleep(SETTLE).await;
     let mut meter = Meter::start(sleeper.pid())?;

@@ -171,6 +171,8 @@ fn flags_come_before_environment_before_file() {
         host_id(check.env("NODE_NAME", "from-node-name")),
         "from-node-name"
     );
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(host_id(check.env_remove("NODE_NAME")), name.trim());
 }
 
 #[test]

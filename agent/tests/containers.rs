@@ -10,16 +10,23 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::CString;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent::process::{Cgroups, V1};
+use agent::workload::Place;
 use apiserver::{ApiServer, NODE, pod};
-use runtime::{Cgroup, Container, Server, Truth, digits, free_port, is_unified, new_uid, write_site};
+use runtime::{
+    Cgroup, Container, Network, Server, Truth, digits, free_port, hierarchies, is_unified, new_uid,
+    write_site,
+};
 use serde_json::Value;
 use support::{Agent, wait_for};
 use tempfile::TempDir;
@@ -241,6 +248,194 @@ fn check_report(report: &Value, name: &str, uid: &str, [web, cgi]: &[Container; 
             Some("web")
         );
     }
+}
+
+/// A pod with `hostNetwork`, one with a network of its own, and a process of the host's; the pods even on the same port.
+#[test]
+fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
+    let node = Node::start();
+    let root = Cgroup::root();
+    let [on_hosts, on_own] = [(); 2].map(|()| new_uid());
+    let path = |uid: &str| format!("{}/kubepods/burstable/pod{uid}/{{id}}", root.path());
+    let mut first = Container::start(&path(&on_hosts), Server::Prefork);
+    let mut second = Container::start_on(Network::Own, first.port, &path(&on_own), Server::Prefork);
+    let mut object = pod(&on_hosts, "shop", "ingress", &[(&first.id, "web")]);
+    object["spec"]["hostNetwork"] = true.into();
+    node.server.apply(object);
+    node.server
+        .apply(pod(&on_own, "shop", "behind", &[(&second.id, "web")]));
+    let service = Cgroup::new(&format!("{}/web.service", root.path()));
+    let site = TempDir::new().expect("a temporary directory");
+    let mut host = Process::start(Server::Prefork, site.path(), &service);
+    let mut truth = Truth::default();
+
+    first.drive(7);
+    truth.drive(host.port, 11);
+    second.drive(5);
+    first.drive(2);
+    for (uid, name, container) in [(&on_hosts, "ingress", &first), (&on_own, "behind", &second)] {
+        node.expect("container_id", &container.id, &container.truth);
+        node.expect("pod_uid", uid, &container.truth);
+        node.expect("pod", name, &container.truth);
+    }
+    node.expect("cgroup", service.path(), &truth);
+    // The host's process is shown as what it is: in no container.
+    let ids: Vec<String> = host.all().iter().map(|pid| format!(";{pid}")).collect();
+    let shown = wait_for("the host's process in the report", || {
+        let report = node.agent.report();
+        let mut nodes = report["Process"]["nodes"].as_object().expect("processes").iter();
+        let found = nodes.find(|(id, _)| ids.iter().any(|pid| id.ends_with(pid)))?;
+        Some(found.1.clone())
+    });
+    assert!(shown["latest"].get("docker_container_id").is_none(), "{shown}");
+    assert!(shown.get("parents").is_none(), "{shown}");
+    say("the host's network");
+    host.kill();
+    drop((first, second));
+    node.stop();
+}
+
+/// On a host with v1, runtimes may leave v2 alone. Who lives through a reading is known there by name, before its end and
+/// after; who does not may be without one, but is counted and never another's.
+#[test]
+fn in_v1_alone_who_lives_is_named_and_who_is_gone_is_not_lost() {
+    if is_unified() {
+        return; // There is no v1 here.
+    }
+    let node = Node::start();
+    let root = Cgroup::root();
+    let site = TempDir::new().expect("a temporary directory");
+    let [(lasting, first), (brief, second)] = [(); 2].map(|()| {
+        let (uid, id) = (new_uid(), digits(64));
+        let path = format!("{}/kubepods/burstable/pod{uid}/{id}", root.path());
+        node.server.apply(pod(&uid, "shop", "web-0", &[(&id, "web")]));
+        (uid, Cgroup::in_v1(&path))
+    });
+    let mut server = Process::start(Server::Prefork, site.path(), &first);
+    let mut truth = Truth::default();
+    truth.drive(server.port, 8);
+    node.expect("pod_uid", &lasting, &truth);
+    truth.drive(server.port, 3);
+    server.kill();
+    first.remove();
+    node.expect("pod_uid", &lasting, &truth);
+
+    let site = TempDir::new().expect("a temporary directory");
+    let mut server = Process::start(Server::ProcessPerRequest, site.path(), &second);
+    let before = node.agent.totals().unlabelled();
+    truth = Truth::default();
+    truth.drive(server.port, 9);
+    // Others on this machine may lack a label as well.
+    wait_for("all requests", || {
+        let counted = node.counted("pod_uid", &brief).requests;
+        let unlabelled = node.agent.totals().unlabelled() - before;
+        assert!(counted <= truth.requests, "{counted}");
+        (counted + unlabelled >= truth.requests).then_some(())
+    });
+    server.kill();
+    say("v1 alone");
+    node.stop();
+}
+
+/// One pod: its sandbox, of which no status tells, an init container that has ended, an ephemeral one, and its own.
+#[test]
+fn containers_of_all_kinds_are_told_apart_and_are_the_pod() {
+    let node = Node::start();
+    let root = Cgroup::root();
+    let uid = new_uid();
+    let path = format!("{}/kubepods/burstable/pod{uid}/{{id}}", root.path());
+    let start = || Container::start(&path, Server::ProcessPerRequest);
+    let mut sandbox = start();
+    let mut init = start();
+    node.server.apply(pod(&uid, "shop", "web-0", &[]));
+    init.drive(4);
+    sandbox.drive(3);
+    node.expect("container_id", &init.id, &init.truth);
+    let (init_id, init_truth) = (init.id.clone(), init.truth.clone());
+    drop(init);
+    let (mut web, mut debug) = (start(), start());
+    let mut object = pod(&uid, "shop", "web-0", &[(&web.id, "web")]);
+    let statuses =
+        |id: &str, name: &str| pod("", "", "", &[(id, name)])["status"]["containerStatuses"].take();
+    object["status"]["initContainerStatuses"] = statuses(&init_id, "migrate");
+    object["status"]["ephemeralContainerStatuses"] = statuses(&debug.id, "debugger");
+    node.server.apply(object);
+    web.drive(6);
+    debug.drive(5);
+
+    let mut sum = init_truth.clone();
+    for (container, name) in [(&sandbox, None), (&web, Some("web")), (&debug, Some("debugger"))] {
+        node.expect("container_id", &container.id, &container.truth);
+        if let Some(name) = name {
+            node.expect("container", name, &container.truth);
+        }
+        add(&mut sum, &container.truth);
+    }
+    node.expect("container", "migrate", &init_truth);
+    node.expect("pod_uid", &uid, &sum);
+    node.expect("pod", "web-0", &sum);
+    say("containers of all kinds");
+    drop((sandbox, web, debug));
+    node.stop();
+}
+
+/// What the kernel calls a cgroup is found in the file systems, in each hierarchy that is mounted here: so a process that
+/// is gone is told by the id that it was counted under.
+#[test]
+fn a_cgroup_is_found_by_the_kernels_id() {
+    let root = Cgroup::root();
+    let (uid, id) = (new_uid(), digits(64));
+    let path = format!("{}/kubepods/pod{uid}/{id}", root.path());
+    let _made = Cgroup::new(&path);
+    let place = Place {
+        cgroup: Some(path.as_str().into()),
+        container: id.parse().ok(),
+        pod: uid.parse().ok(),
+    };
+    let mut found = 0;
+    for (mount, kind, options) in hierarchies() {
+        let mark = match kind.as_str() {
+            "cgroup2" => 0,
+            _ if options.split(',').any(|option| option == "pids") => V1,
+            _ => continue,
+        };
+        let kernel_id = file_handle(&mount.join(path.trim_start_matches('/')));
+        let mut cgroups = Cgroups::new(Path::new("/proc"));
+        assert_eq!(cgroups.place(kernel_id | mark, None), place, "{kind}");
+        found += 1;
+    }
+    assert_eq!(found, if is_unified() { 1 } else { 2 });
+}
+
+/// What `name_to_handle_at(2)` tells: in the file systems of cgroups the id that programs see.
+fn file_handle(path: &Path) -> u64 {
+    /// `struct file_handle` with room for an id.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+
+    let name = CString::new(path.as_os_str().as_bytes()).expect("a path");
+    let mut handle = Handle {
+        bytes: 8,
+        kind: 0,
+        id: [0; 8],
+    };
+    let mut mount = 0;
+    // SAFETY: the name ends with a zero, and the handle has the room that it says.
+    let done = unsafe {
+        libc::name_to_handle_at(
+            libc::AT_FDCWD,
+            name.as_ptr(),
+            std::ptr::from_mut(&mut handle).cast(),
+            &raw mut mount,
+            0,
+        )
+    };
+    assert_eq!(done, 0, "{}: {}", path.display(), io::Error::last_os_error());
+    u64::from_ne_bytes(handle.id)
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! What the benches share: how figures are summed up and printed, and a real agent with what it takes of the machine.
-#![allow(dead_code, reason = "each bench uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each bench uses a part of it")]
+
+mod process;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::future::Future;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use agent::client::Client;
@@ -18,8 +19,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-/// Start and stop take no longer.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) use self::process::{PATIENCE, Process};
 
 /// Runs a measurement. When it is cut short, what it holds is dropped, and with it everything it started.
 pub(crate) fn run(measurement: impl Future<Output = Result<()>>) -> ExitCode {
@@ -255,57 +255,20 @@ pub(crate) fn memory(pid: u32, name: &str) -> Result<f64> {
     Ok(kibibytes * 1024.0 / 1e6)
 }
 
-/// A child that is stopped politely when dropped, and dies with us.
-pub(crate) struct Process(Child);
-
-impl Process {
-    /// Starts a program (setpriv(1) sees to it that it does not outlive us).
-    pub(crate) fn start(command: &Command, log: &Path) -> Result<Self> {
-        let program = command.get_program();
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM"])
-            .arg(program)
-            .args(command.get_args())
-            .stdin(Stdio::null())
-            .stdout(File::create(log)?)
-            .stderr(File::options().append(true).open(log)?)
-            .spawn();
-        Ok(Self(child.with_context(|| {
-            format!("failed to start {} with setpriv", program.display())
-        })?))
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// An error, with what it wrote, if it has ended.
-    pub(crate) fn check(&mut self, log: &Path) -> Result<()> {
-        if let Some(status) = self.0.try_wait()? {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            bail!("it ended with {status}: {}", said.trim());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let pid = self.pid().to_string();
-        let asked = Command::new("kill")
-            .args(["-TERM", &pid])
-            .stderr(Stdio::null())
-            .status();
-        let deadline = Instant::now() + PATIENCE;
-        while asked.is_ok() && Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
+/// Starts a program that does not outlive us; setpriv(1) sees to that.
+pub(crate) fn start(command: &Command, log: &Path) -> Result<Process> {
+    let program = command.get_program();
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "TERM"])
+        .arg(program)
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(File::create(log)?)
+        .stderr(File::options().append(true).open(log)?)
+        .spawn();
+    Ok(Process(child.with_context(|| {
+        format!("failed to start {} with setpriv", program.display())
+    })?))
 }
 
 /// The agent that was built together with this program, with the hook that it chooses and a socket of its own.
@@ -328,7 +291,7 @@ impl Agent {
         let started = Instant::now();
         let mut command = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"));
         command.args(["run", "--plugin-dir"]).arg(&plugins);
-        let mut process = Process::start(&command, &log)?;
+        let mut process = start(&command, &log)?;
         let client = Client::new(plugin_dir.socket());
         while let Err(error) = client.get("/readyz").await {
             process.check(&log).context("no agent")?;

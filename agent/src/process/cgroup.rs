@@ -4,7 +4,8 @@
 //! file system, given to no other cgroup until the next boot. So on a host that uses v2 the id tells the container, also
 //! that of a process that was gone before anyone could look at it. On hosts that use v1, alone or beside v2 (hybrid),
 //! runtimes put containers into the v1 hierarchies and the id is often that of the root: there, `/proc/<pid>/cgroup`
-//! tells, while the process lives.
+//! tells, while the process lives. An id that is marked with [`V1`] is one of the v1 hierarchy of `pids`, and tells as much
+//! as one of v2.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,6 +21,12 @@ const MAX_REMEMBERED: usize = 16_384;
 /// How many cgroups are looked at in one search.
 const MAX_SEARCHED: usize = 65_536;
 
+/// Marks the id of a cgroup in the v1 hierarchy of [`V1_CONTROLLER`]: both hierarchies number their cgroups from 1 on.
+/// The kernel's own ids are far from having this bit.
+pub const V1: u64 = 1 << 63;
+/// The controller whose v1 hierarchy is searched for such ids.
+const V1_CONTROLLER: &str = "pids";
+
 /// Controllers of cgroup v1 whose hierarchy container runtimes always use, in order of preference.
 const V1_HIERARCHIES: [&str; 4] = ["memory", "pids", "cpu", "name=systemd"];
 
@@ -30,6 +37,8 @@ pub struct Membership<'a> {
     pub v2: Option<&'a str>,
     /// Paths in the v1 hierarchies, the most telling first, without those that are `/`.
     pub v1: Vec<&'a str>,
+    /// Path in the v1 hierarchy of [`V1_CONTROLLER`].
+    pids: Option<&'a str>,
     /// Whether there are v1 hierarchies.
     pub has_v1: bool,
 }
@@ -41,6 +50,7 @@ impl<'a> Membership<'a> {
     pub fn parse(file: &'a str) -> Self {
         let mut v2 = None;
         let mut v1: Vec<(usize, &str)> = Vec::new();
+        let mut pids = None;
         let mut has_v1 = false;
         for line in file.lines() {
             let mut fields = line.splitn(3, ':');
@@ -56,6 +66,9 @@ impl<'a> Membership<'a> {
                 continue;
             }
             has_v1 = true;
+            if controllers.split(',').any(|name| name == V1_CONTROLLER) {
+                pids = Some(path);
+            }
             if path != "/" {
                 let rank = controllers
                     .split(',')
@@ -69,24 +82,49 @@ impl<'a> Membership<'a> {
         Self {
             v2,
             v1: v1.into_iter().map(|(_, path)| path).collect(),
+            pids,
             has_v1,
         }
     }
 }
 
-/// The mounted cgroup v2 hierarchy.
+/// A mounted hierarchy in which cgroups are searched by id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Unified {
+struct Hierarchy {
     mount: PathBuf,
     /// Whether the node's processes are all below the mount. Not so in a cgroup namespace of our own, unless the host's
     /// file system was mounted into it.
     whole: bool,
+    /// [`V1`], or 0 for cgroup v2.
+    mark: u64,
+    /// Whether all its cgroups were remembered since [`Cgroups::start_reading`].
+    searched: bool,
+}
+
+impl Hierarchy {
+    /// Of the mounts of one hierarchy the one that reaches highest; not a part of the hierarchy, if there is another.
+    /// `init` is the path of process 1 in it.
+    fn find<'a>(mounts: impl Iterator<Item = &'a Mount<'a>>, init: Option<&str>, mark: u64) -> Option<Self> {
+        let mount = mounts.max_by_key(|mount| (is_root(mount.root), ups(mount.root)))?;
+        Some(Self {
+            mount: mount.point.clone(),
+            whole: is_root(mount.root) && ups(mount.root) >= init.map_or(0, ups),
+            mark,
+            searched: false,
+        })
+    }
+
+    /// The id of the cgroup at `path`.
+    fn id(&self, path: &str) -> Option<u64> {
+        inode(&below(&self.mount, path)).map(|inode| inode | self.mark)
+    }
 }
 
 /// The cgroups of this node.
 #[derive(Debug)]
 pub struct Cgroups {
-    unified: Option<Unified>,
+    unified: Option<Hierarchy>,
+    pids: Option<Hierarchy>,
     /// Where v1 hierarchies are mounted from their root on.
     v1_mounts: Vec<PathBuf>,
     /// Whether containers are to be found in v1 hierarchies.
@@ -95,8 +133,6 @@ pub struct Cgroups {
     node: Vec<ContainerId>,
     /// Paths by id. Ids are not used again, so what was once true stays true.
     remembered: HashMap<u64, Option<Arc<str>>>,
-    /// Whether all cgroups were remembered since [`start_reading`](Self::start_reading).
-    searched: bool,
 }
 
 impl Cgroups {
@@ -110,15 +146,10 @@ impl Cgroups {
 
     fn of(table: &str, init: &Membership<'_>) -> Self {
         let mounts: Vec<Mount<'_>> = table.lines().filter_map(Mount::parse).collect();
-        let unified = mounts
+        let unified = mounts.iter().filter(|mount| mount.kind == "cgroup2");
+        let pids = mounts
             .iter()
-            .filter(|mount| mount.kind == "cgroup2")
-            // The one that reaches highest; not a part of the hierarchy, if there is another.
-            .max_by_key(|mount| (is_root(mount.root), ups(mount.root)))
-            .map(|mount| Unified {
-                mount: mount.point.clone(),
-                whole: is_root(mount.root) && ups(mount.root) >= init.v2.map_or(0, ups),
-            });
+            .filter(|mount| mount.kind == "cgroup" && mount.has(V1_CONTROLLER));
         let v1_mounts = mounts
             .iter()
             .filter(|mount| mount.kind == "cgroup" && mount.root == "/")
@@ -134,25 +165,28 @@ impl Cgroups {
         node.sort_unstable();
         node.dedup();
         Self {
-            unified,
+            unified: Hierarchy::find(unified, init.v2, 0),
+            pids: Hierarchy::find(pids, init.pids, V1),
             v1_mounts,
             has_v1: init.has_v1,
             node,
             remembered: HashMap::new(),
-            searched: false,
         }
     }
 
     /// New counters were read: there may be cgroups that no search has seen.
     pub fn start_reading(&mut self) {
-        self.searched = false;
+        for hierarchy in self.unified.iter_mut().chain(&mut self.pids) {
+            hierarchy.searched = false;
+        }
     }
 
-    /// The place of a process that was counted in the v2 cgroup `id`. `membership` is that of now; `None` for a process
+    /// The place of a process that was counted in the cgroup `id`, of v2 or marked with [`V1`]. `membership` is that of now; `None` for a process
     /// that is gone.
     pub fn place(&mut self, id: u64, membership: Option<&Membership<'_>>) -> Place {
-        let v2 = membership.and_then(|membership| membership.v2);
-        let path = self.path(id, v2);
+        let is_v2 = id & V1 == 0;
+        let current = membership.and_then(|membership| if is_v2 { membership.v2 } else { membership.pids });
+        let path = self.path(id, current);
         if !self.has_v1 {
             return path.map(|path| self.named(path)).unwrap_or_default();
         }
@@ -162,9 +196,13 @@ impl Cgroups {
         if is_labelled(&by_id) {
             return by_id;
         }
+        // The v2 path of now says nothing of a v2 id that is another's.
+        let v2 = membership.and_then(|membership| membership.v2).filter(|_| !is_v2);
         let mut labelled = v1
             .iter()
-            .map(|path| self.named((*path).into()))
+            .copied()
+            .chain(v2)
+            .map(|path| self.named(path.into()))
             .filter(is_labelled);
         if let Some(first) = labelled.next()
             && let Some(place) = labelled.try_fold(first, agreed)
@@ -173,8 +211,10 @@ impl Cgroups {
         }
         let cgroup = match v1.first() {
             Some(path) => Some((*path).into()),
-            // The root says nothing about a process that is gone: most are there.
-            None => by_id.cgroup.filter(|path| membership.is_some() || &**path != "/"),
+            // The root of v2 says nothing about a process that is gone: most are there.
+            None => by_id
+                .cgroup
+                .filter(|path| membership.is_some() || !is_v2 || &**path != "/"),
         };
         Place {
             cgroup,
@@ -197,25 +237,30 @@ impl Cgroups {
         mounts.peek().is_none() || mounts.any(|mount| below(mount, path).exists())
     }
 
-    /// The path of the v2 cgroup `id`. `current` is where the process is now; it may have moved since it was counted.
+    /// The path of the cgroup `id`. `current` is where the process is now; it may have moved since it was counted.
     fn path(&mut self, id: u64, current: Option<&str>) -> Option<Arc<str>> {
         if let Some(known) = self.remembered.get(&id) {
             return known.clone();
         }
-        let Some(Unified { mount, .. }) = self.unified.clone().filter(|unified| unified.whole) else {
+        let hierarchy = if id & V1 == 0 {
+            &mut self.unified
+        } else {
+            &mut self.pids
+        };
+        let Some(hierarchy) = hierarchy.as_mut().filter(|hierarchy| hierarchy.whole) else {
             // Nothing to compare with: the node's cgroups are not visible.
             return current.map(Arc::from);
         };
         // Only the same inode is the same cgroup.
-        let current = current.filter(|path| inode(&below(&mount, path)) == Some(id));
+        let current = current.filter(|path| hierarchy.id(path) == Some(id));
         if let Some(path) = current {
             let path: Arc<str> = path.into();
             self.remember(id, Some(Arc::clone(&path)));
             return Some(path);
         }
-        if !self.searched {
-            self.searched = true;
-            self.remember_all(&mount, id);
+        if !std::mem::replace(&mut hierarchy.searched, true) {
+            let hierarchy = hierarchy.clone();
+            self.remember_all(&hierarchy, id);
         }
         let found = self.remembered.get(&id).cloned().flatten();
         self.remember(id, found.clone());
@@ -239,12 +284,13 @@ impl Cgroups {
     }
 
     /// Walks over the hierarchy, widest first, and remembers all cgroups; `wanted` also if there are too many.
-    fn remember_all(&mut self, mount: &Path, wanted: u64) {
+    fn remember_all(&mut self, hierarchy: &Hierarchy, wanted: u64) {
+        let Hierarchy { mount, mark, .. } = hierarchy;
         // One half for what comes later, so that not every new cgroup means a search.
         if self.remembered.len() >= MAX_REMEMBERED / 2 {
             self.remembered.clear();
         }
-        if let Some(id) = inode(mount) {
+        if let Some(id) = hierarchy.id("/") {
             self.remember(id, Some("/".into()));
         }
         let mut searched = 0;
@@ -264,8 +310,9 @@ impl Cgroups {
                     let name = entry.file_name();
                     let Some(name) = name.to_str() else { continue };
                     let path = format!("{parent}/{name}");
-                    if self.remembered.len() < MAX_REMEMBERED || entry.ino() == wanted {
-                        self.remember(entry.ino(), Some(path.as_str().into()));
+                    let id = entry.ino() | mark;
+                    if self.remembered.len() < MAX_REMEMBERED || id == wanted {
+                        self.remember(id, Some(path.as_str().into()));
                     }
                     next.push(path);
                 }
@@ -311,17 +358,25 @@ struct Mount<'a> {
     /// The directory of the file system that is mounted.
     root: &'a str,
     point: PathBuf,
+    /// The file system's, not the mount's: for v1 its controllers.
+    options: &'a str,
 }
 
 impl<'a> Mount<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
+        let mut file_system = file_system.split(' ');
         Some(Self {
             root: fields.next()?,
             point: PathBuf::from(unescape(fields.next()?)),
-            kind: file_system.split(' ').next()?,
+            kind: file_system.next()?,
+            options: file_system.nth(1).unwrap_or_default(),
         })
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|own| own == option)
     }
 }
 
@@ -336,10 +391,14 @@ fn unescape(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Display;
+
     use tempfile::TempDir;
 
     use super::*;
 
+    /// An id that no cgroup has.
+    const ABSENT: u64 = !V1;
     const C1: &str = "3f2a9c0d6b1e48575c2d9a8b7e6f5041322314a5b6c7d8e9f00112233445566a";
     const C2: &str = "b77d4d0e9f8a4c3b2a1908f7e6d5c4b3a29180706f5e4d3c2b1a09f8e7d6c5b4";
     const UID: &str = "8a6f1d5a-0c3b-4e7d-9f21-6b5c4d3e2f10";
@@ -374,9 +433,13 @@ mod tests {
             let expected = Membership {
                 v2,
                 v1: v1.to_vec(),
+                pids: None,
                 has_v1,
             };
             assert_eq!(Membership::parse(file), expected, "{file:?}");
+        }
+        for (file, pids) in [("4:pids:/\n", Some("/")), ("4:cpu,pids:/a\n0::/b\n", Some("/a"))] {
+            assert_eq!(Membership::parse(file).pids, pids, "{file:?}");
         }
         assert_eq!(Membership::parse(""), Membership::default());
     }
@@ -412,15 +475,29 @@ mod tests {
         }
 
         fn mounted(mount_root: &str, init: &str) -> Self {
+            Self::with(init, |point| {
+                format!("41 31 0:38 {mount_root} {point} rw,relatime shared:4 - cgroup2 cgroup2 rw\n")
+            })
+        }
+
+        /// The tree is that of `pids`. In v2 there is what is in its `system.slice`.
+        fn hybrid() -> Self {
+            Self::with(HYBRID, |point| {
+                format!(
+                    "41 31 0:38 / {point}/system.slice rw,relatime - cgroup2 cgroup2 rw\n\
+                     42 31 0:39 / /nowhere rw,relatime - cgroup cgroup rw,memory\n\
+                     43 31 0:40 / {point} rw,relatime - cgroup cgroup rw,pids\n"
+                )
+            })
+        }
+
+        fn with(init: &str, mounts: impl Fn(Display<'_>) -> String) -> Self {
             let root = tempfile::tempdir().unwrap();
             for path in [&*container(C1).0, &*container(C2).0, "/system.slice/a.service"] {
                 fs::create_dir_all(below(root.path(), path)).unwrap();
             }
-            let point = root.path().display();
-            let table = format!(
-                "22 27 0:21 / /proc rw,relatime - proc proc rw\n\
-                 41 31 0:38 {mount_root} {point} rw,relatime shared:4 - cgroup2 cgroup2 rw\n"
-            );
+            let mut table = "22 27 0:21 / /proc rw,relatime - proc proc rw\n".to_owned();
+            table.push_str(&mounts(root.path().display()));
             let cgroups = Cgroups::of(&table, &Membership::parse(init));
             Self { root, cgroups }
         }
@@ -465,7 +542,7 @@ mod tests {
     #[test]
     fn a_cgroup_that_nobody_saw_is_unknown() {
         let mut tree = Tree::new(UNIFIED);
-        assert_eq!(tree.place_of_gone(u64::MAX), Place::default());
+        assert_eq!(tree.place_of_gone(ABSENT), Place::default());
         // One search for all that were counted until it.
         let path = "/system.slice/b.service";
         fs::create_dir(below(tree.root.path(), path)).unwrap();
@@ -486,7 +563,7 @@ mod tests {
             unlabelled("/system.slice/a.service")
         );
         // Where it was is gone: where it is says nothing.
-        assert_eq!(tree.place(u64::MAX, &format!("0::{path}\n")), Place::default());
+        assert_eq!(tree.place(ABSENT, &format!("0::{path}\n")), Place::default());
     }
 
     #[test]
@@ -502,6 +579,10 @@ mod tests {
         ] {
             assert_eq!(tree.place(root, &file), place, "{file}");
         }
+        let mut without_v2 = Cgroups::of("", &Membership::parse("4:memory:/\n"));
+        let file = format!("4:memory:{path}\n");
+        assert_eq!(without_v2.place(1, Some(&Membership::parse(&file))), place);
+        assert_eq!(without_v2.place(1, None), Place::default());
         assert_eq!(tree.place(root, "4:memory:/batch\n0::/\n"), unlabelled("/batch"));
         assert_eq!(tree.place(root, "4:memory:/\n0::/\n"), unlabelled("/"));
         assert_eq!(
@@ -530,6 +611,42 @@ mod tests {
         let id = tree.id(&path);
         assert_eq!(tree.place(id, &format!("4:memory:/\n0::{path}\n")), place);
         assert_eq!(tree.place_of_gone(id), place);
+    }
+
+    #[test]
+    fn a_marked_id_names_the_container_in_v1_of_a_process_that_is_gone() {
+        let mut tree = Tree::hybrid();
+        let ((path, place), (other, other_place)) = (container(C1), container(C2));
+        let [id, other_id] = [&path, &other].map(|path| tree.id(path) | V1);
+        assert_eq!(tree.place_of_gone(id), place);
+        // The same number is another cgroup in v2.
+        let service = tree.id("/system.slice/a.service");
+        assert_eq!(
+            tree.place_of_gone(service | V1),
+            unlabelled("/system.slice/a.service")
+        );
+        assert_eq!(tree.place_of_gone(service), unlabelled("/a.service"));
+        // Nothing that runs a container leaves it in this root.
+        assert_eq!(tree.place_of_gone(tree.id("/") | V1), unlabelled("/"));
+        // It lives, and has moved.
+        let moved = format!("4:pids:{other}\n0::/\n");
+        assert_eq!(tree.place(id, &moved), place);
+        assert_eq!(tree.place(other_id, &moved), other_place);
+
+        // In v2 only.
+        let in_v2 = format!("4:pids:/\n0::{path}\n");
+        assert_eq!(tree.place(tree.id("/") | V1, &in_v2), place);
+
+        tree.remove(&path);
+        assert_eq!(tree.place_of_gone(id), place, "it was seen");
+        assert_eq!(tree.place_of_gone(ABSENT | V1), Place::default());
+        let mut not_mounted = Tree::new(HYBRID);
+        assert_eq!(
+            not_mounted.place(id, &moved),
+            other_place,
+            "nothing to compare with"
+        );
+        assert_eq!(not_mounted.place_of_gone(id), Place::default());
     }
 
     #[test]
@@ -594,7 +711,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let mut tree = Tree::new(UNIFIED);
         for id in 0..2 * MAX_REMEMBERED as u64 {
-            tree.place_of_gone(u64::MAX - id);
+            tree.place_of_gone(ABSENT - id);
             assert!(tree.cgroups.remembered.len() <= MAX_REMEMBERED);
         }
         tree.cgroups.start_reading();
@@ -608,6 +725,9 @@ mod tests {
         let mount = Mount::parse(line).unwrap();
         assert_eq!(mount.point, PathBuf::from("/sys/fs/cgroup/a b"));
         assert_eq!((mount.kind, mount.root), ("cgroup2", "/"));
+        let line = "42 31 0:39 / /sys/fs/cgroup/pids rw,relatime shared:5 - cgroup cgroup rw,cpu,pids";
+        let mount = Mount::parse(line).unwrap();
+        assert!(mount.has("pids") && mount.has("cpu") && !mount.has("pid"));
         assert!(Mount::parse("22 27 0:21 / /proc rw").is_none());
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::stats::{Identity, Owner};
 use crate::workload::Place;
-pub use cgroup::{Cgroups, Membership};
+pub use cgroup::{Cgroups, Membership, V1};
 pub use container::{Layer, layers, outermost};
 
 /// Clock ticks per second in `/proc/<pid>/stat` (`USER_HZ`, the same on every architecture that has eBPF).

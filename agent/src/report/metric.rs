@@ -114,13 +114,18 @@ impl Metric {
         Self {
             samples,
             min: 0.0,
-            max: if max > 0.0 { max } else { Self::EMPTY.max },
+            max: max_of(max),
         }
     }
 }
 
+/// The upper end of a graph with this highest value.
+pub(super) fn max_of(highest: f64) -> f64 {
+    if highest > 0.0 { highest } else { Metric::EMPTY.max }
+}
+
 /// Scope cuts values after two decimals, so that 199.998 would show as 199.99: round to what it can show.
-fn round(rate: f64) -> f64 {
+pub(super) fn round(rate: f64) -> f64 {
     let rounded = (rate * 100.0).round() / 100.0;
     // Once in 300 s is not never.
     if rounded == 0.0 && rate > 0.0 {
@@ -130,9 +135,25 @@ fn round(rate: f64) -> f64 {
     }
 }
 
+/// How long a rounded rate is as JSON: the shortest text that means it, with one decimal at least. What would have an
+/// exponent is shorter than this.
+pub(super) fn json_len(rate: f64) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rates are not negative; from 2^64 on they have exponents"
+    )]
+    let hundredths = (rate * 100.0).round() as u64;
+    let digits = (hundredths / 100).checked_ilog10().unwrap_or(0) + 1;
+    let decimals = if hundredths.is_multiple_of(10) { 1 } else { 2 };
+    digits as usize + 1 + decimals
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -182,6 +203,18 @@ mod tests {
                 "{rate}: {}",
                 round(rate)
             );
+        }
+    }
+    proptest! {
+        #[test]
+        fn the_length_of_a_rate_is_known_before_it_is_written(
+            count in prop_oneof![0..100_u64, 0..1_000_000_000_000_u64],
+            seconds in prop_oneof![Just(1.0), 0.1..100.0_f64]
+        ) {
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let rate = round(count as f64 / seconds);
+            let text = serde_json::to_string(&rate).unwrap();
+            prop_assert_eq!(json_len(rate), text.len(), "{}", text);
         }
     }
 }

@@ -194,21 +194,41 @@ impl ReportBuilder {
     ) -> usize {
         let ticks = dates.len();
         let series = || rates().flat_map(BTreeMap::values);
-        // A value is written with at most two decimals.
+        let sample = |date: usize, value: usize| r#"{"date":"","value":}"#.len() + date + value;
+        let lengths = || dates.iter().map(|date| date.as_str().len());
+        // Without `max`, which is a value as well.
+        let rest = json_len(report) - series().count() * metric::json_len(Metric::EMPTY.max);
+        // If all values were as long as this, and with commas between them.
+        let fits = |shown: usize, date: Option<usize>, value: usize| {
+            let sample = sample(date.unwrap_or(0), value) + 1;
+            let sizes = series().map(|parts| length(parts).min(shown) * sample + value);
+            rest + sizes.sum::<usize>() <= self.max_size
+        };
         let highest = series()
             .map(|parts| parts.iter().map(|part| window.highest_rate(part)).sum())
             .fold(0.0, f64::max);
-        let value = format!("{highest:.2}").len();
-        let date = dates.iter().map(|date| date.as_str().len()).max().unwrap_or(0);
-        let sample = r#"{"date":"","value":},"#.len() + date + value;
-        // `max` is a value as well.
-        let rest = json_len(report) + series().count() * value;
-        let fits = |shown: usize| {
-            let samples: usize = series().map(|parts| length(parts).min(shown)).sum();
-            rest + samples * sample <= self.max_size
-        };
+        if fits(ticks, lengths().max(), format!("{highest:.2}").len()) {
+            return ticks;
+        }
+        // Not so: then it matters how long each is, for those ticks for which there may be room.
         let shown: Vec<usize> = (MIN_SAMPLES + 1..=ticks).collect();
-        MIN_SAMPLES.min(ticks) + shown.partition_point(|shown| fits(*shown))
+        let shortest = metric::json_len(0.0) - 1;
+        let at_most =
+            MIN_SAMPLES.min(ticks) + shown.partition_point(|shown| fits(*shown, lengths().min(), shortest));
+        let mut sizes = vec![rest; at_most];
+        for parts in series() {
+            let mut rates = window.rates_of_sum(parts, at_most).rev();
+            let (mut samples, mut max) = (0, 0.0);
+            for (before, (size, date)) in sizes.iter_mut().zip(lengths().rev()).enumerate() {
+                if let Some(rate) = rates.next().map(metric::round) {
+                    samples += sample(date, metric::json_len(rate)) + usize::from(before > 0);
+                    max = f64::max(max, rate);
+                }
+                *size += samples + metric::json_len(metric::max_of(max));
+            }
+        }
+        let fitting = sizes.partition_point(|size| *size <= self.max_size);
+        fitting.max(MIN_SAMPLES.min(ticks))
     }
 
     fn process<'a>(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'a>) -> (String, Node, Rates<'a>) {

@@ -485,6 +485,30 @@ mod tests {
     }
 
     #[test]
+    fn who_a_process_is_is_asked_once_for_each_cgroup_however_much_it_does() {
+        let mut ledger = Ledger::default();
+        let moved = Owner { cgroup: 2, ..NGINX };
+        let mut asked = Vec::new();
+        for value in 1..=10 {
+            let counters = [
+                (NGINX, Event::Request),
+                (NGINX, Event::Response(200)),
+                (NGINX, Event::Response(404)),
+                (moved, Event::Request),
+            ];
+            let counters = counters.map(|(owner, event)| Counter {
+                key: owner.key(event),
+                value,
+            });
+            ledger.read(&counters, |owner| {
+                asked.push(owner);
+                World::default().identify(owner)
+            });
+        }
+        assert_eq!(asked, [NGINX, moved]);
+    }
+
+    #[test]
     fn a_process_first_seen_when_gone_is_read_once_more_before_it_is_forgotten() {
         let mut world = World::default();
         let mut ledger = Ledger::default();

@@ -224,7 +224,11 @@ impl Window {
     ///
     /// A rate times the time it was measured over is the count: nothing is lost or repeated when ticks are late.
     #[must_use]
-    pub fn rates_of_sum(&self, series: &[&Series], ticks: usize) -> impl ExactSizeIterator<Item = f64> {
+    pub fn rates_of_sum(
+        &self,
+        series: &[&Series],
+        ticks: usize,
+    ) -> impl ExactSizeIterator<Item = f64> + DoubleEndedIterator {
         let longest = series.iter().map(|series| series.counts.len()).max().unwrap_or(0);
         let ticks = longest.min(ticks);
         let sum = move |ago: usize| -> u64 {

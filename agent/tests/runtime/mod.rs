@@ -1,12 +1,14 @@
 //! Real containers, made by runc in the cgroups in which kubelet and the container runtimes have them.
 
 use std::collections::hash_map::RandomState;
-use std::fs;
+use std::fs::{self, File};
 use std::hash::BuildHasher as _;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -64,50 +66,61 @@ pub(crate) fn is_unified() -> bool {
     own.lines().all(|line| line.starts_with("0::"))
 }
 
-/// Mount points of all hierarchies.
-fn hierarchies() -> Vec<PathBuf> {
+/// Mount points of all hierarchies, each with the type and the options of its file system.
+pub(crate) fn hierarchies() -> Vec<(PathBuf, String, String)> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
     mounts
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
-            let (point, kind) = (fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| PathBuf::from(point))
+            let (point, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+            kind.starts_with("cgroup")
+                .then(|| (PathBuf::from(point), kind.to_owned(), options.to_owned()))
         })
         .collect()
 }
 
-/// A cgroup in all hierarchies below which a test has all of its own. Removed in the end.
+/// A cgroup below which a test has all of its own. Removed in the end.
 #[derive(Debug)]
-pub(crate) struct Cgroup(String);
+pub(crate) struct Cgroup {
+    path: String,
+    /// Not in the v2 hierarchy.
+    is_v1: bool,
+}
 
 impl Cgroup {
     /// As kubelet's `--cgroup-root`.
     pub(crate) fn root() -> Self {
-        let cgroup = Self(format!("/http-statistics-{}", digits(8)));
-        cgroup.make();
-        cgroup
+        Self::new(&format!("/http-statistics-{}", digits(8)))
     }
 
-    /// One that belongs to another, made now.
+    /// One that belongs to another, in all hierarchies.
     pub(crate) fn new(path: &str) -> Self {
-        let cgroup = Self(path.to_owned());
-        cgroup.make();
-        cgroup
+        Self::make(path, false)
+    }
+
+    /// The same in those of v1 only, as runtimes do that leave v2 alone.
+    pub(crate) fn in_v1(path: &str) -> Self {
+        Self::make(path, true)
     }
 
     pub(crate) fn path(&self) -> &str {
-        &self.0
+        &self.path
     }
 
     fn directories(&self) -> impl Iterator<Item = PathBuf> {
         hierarchies()
             .into_iter()
-            .map(|mount| mount.join(self.0.trim_start_matches('/')))
+            .filter(|(_, kind, _)| !self.is_v1 || kind == "cgroup")
+            .map(|(mount, ..)| mount.join(self.path.trim_start_matches('/')))
     }
 
-    fn make(&self) {
-        for directory in self.directories() {
+    fn make(path: &str, is_v1: bool) -> Self {
+        let cgroup = Self {
+            path: path.to_owned(),
+            is_v1,
+        };
+        for directory in cgroup.directories() {
             let mut made = PathBuf::new();
             for part in &directory {
                 made.push(part);
@@ -122,6 +135,7 @@ impl Cgroup {
                 }
             }
         }
+        cgroup
     }
 
     /// Moves a process here.
@@ -240,22 +254,39 @@ impl Truth {
     }
 }
 
+/// Which network a container is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The node's, so that most tests need none; pods with `hostNetwork` are there.
+    Node,
+    /// One of its own, with nothing but a loopback device.
+    Own,
+}
+
 /// A running container. Killed and removed when dropped.
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) port: u16,
     pub(crate) truth: Truth,
     directory: TempDir,
+    /// Its network, if that is its own.
+    network: Option<File>,
 }
 
 impl Container {
     /// Starts `server` in the cgroup `path`, in which `{id}` is the container's id, and waits until it listens.
     pub(crate) fn start(path: &str, server: Server) -> Self {
-        let container = Self {
+        Self::start_on(Network::Node, free_port(), path, server)
+    }
+
+    /// The same on this network and port.
+    pub(crate) fn start_on(network: Network, port: u16, path: &str, server: Server) -> Self {
+        let mut container = Self {
             id: digits(64),
-            port: free_port(),
+            port,
             truth: Truth::default(),
             directory: TempDir::new().expect("a temporary directory"),
+            network: None,
         };
         let directory = container.directory.path();
         write_site(directory, container.port);
@@ -264,20 +295,50 @@ impl Container {
             fs::create_dir_all(bundle.join(format!("rootfs{shared}"))).expect("a root");
         }
         let command = server.command(directory, container.port);
-        let config = config(&command, directory, &path.replace("{id}", &container.id));
+        let mut config = config(&command, directory, &path.replace("{id}", &container.id));
+        if network == Network::Own {
+            let namespaces = config["linux"]["namespaces"].as_array_mut();
+            namespaces.expect("it has some").push(json!({"type": "network"}));
+        }
         fs::write(bundle.join("config.json"), config.to_string()).expect("a configuration");
+        let pid_file = directory.join("first.pid");
         container.runc(&[
             "run",
             "--detach",
             "--bundle",
             &bundle.display().to_string(),
+            "--pid-file",
+            &pid_file.display().to_string(),
             &container.id,
         ]);
+        if network == Network::Own {
+            let pid = fs::read_to_string(pid_file).expect("a pid");
+            let namespace = File::open(format!("/proc/{pid}/ns/net"));
+            container.network = Some(namespace.expect("the container runs"));
+        }
         // By connecting only: a request would have to be counted.
-        wait_for("a container's server", || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, container.port)).ok()
+        container.within(|| {
+            wait_for("a container's server", || {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+            })
         });
         container
+    }
+
+    /// Does something in the container's network.
+    fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let Some(network) = &self.network else {
+            return act();
+        };
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                // SAFETY: it changes the network of this thread, which ends here, and no memory.
+                let entered = unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) };
+                assert_eq!(entered, 0, "{}", io::Error::last_os_error());
+                act()
+            });
+            inside.join().expect("it did what it was to do")
+        })
     }
 
     /// Runs `server` on another port in the same container, as `kubectl exec` does.
@@ -296,7 +357,11 @@ impl Container {
     }
 
     pub(crate) fn drive(&mut self, count: usize) {
-        self.truth.drive(self.port, count);
+        let (mut truth, port) = (std::mem::take(&mut self.truth), self.port);
+        self.truth = self.within(|| {
+            truth.drive(port, count);
+            truth
+        });
     }
 
     fn runc(&self, arguments: &[&str]) {
@@ -332,7 +397,7 @@ impl Drop for Container {
     }
 }
 
-/// On the node's network, so that the test needs none. No `oomScoreAdj`: not every machine that runs tests may set it.
+/// On the node's network. No `oomScoreAdj`: not every machine that runs tests may set it.
 fn config(command: &[String], directory: &Path, cgroup: &str) -> Value {
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),

@@ -202,6 +202,11 @@ impl Totals {
             .filter(|entry| entry[field] == value))
     }
 
+    /// Requests of which nobody knows whose they were.
+    pub(crate) fn unlabelled(&self) -> u64 {
+        self.0["unlabelled"].as_u64().expect("a count")
+    }
+
     /// Losses by cause.
     pub(crate) fn loss_counts(&self) -> BTreeMap<String, u64> {
         let losses = self.0["losses"].as_object().expect("`losses` is an object");

@@ -166,7 +166,7 @@ fn start_controllers(programs: &Path, directory: &Path) -> Result<Process> {
             format!("--kubeconfig={}", path("admin.kubeconfig")),
             // Not nodelifecycle: nobody keeps our nodes alive.
             concat!(
-                "--controllers=daemonset,deployment,replicaset,",
+                "--controllers=daemonset,deployment,replicaset,statefulset,job,cronjob,",
                 "garbagecollector,namespace,serviceaccount,serviceaccount-token"
             )
             .to_owned(),

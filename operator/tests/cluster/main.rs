@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{Cluster, Operator};
 use crate::kubelet::Kubelet;
-use crate::names::agents_name_the_pods_of_their_node;
+use crate::names::{agents_know_what_made_a_pod, agents_name_the_pods_of_their_node};
 
 const NAMESPACE: &str = "scope-http-statistics";
 const OPERATOR_USER: &str = "system:serviceaccount:scope-http-statistics:scope-http-statistics-operator";
@@ -81,6 +81,7 @@ const TESTS: &[(&str, Test)] = tests! {
     of_two_that_claim_a_node_the_older_has_it
     a_missing_right_is_told_and_its_return_noticed
     agents_name_the_pods_of_their_node
+    agents_know_what_made_a_pod
     a_cluster_at_rest_sees_no_write
     a_restarted_operator_changes_nothing_and_misses_nothing
     it_survives_a_restart_of_the_api_server

@@ -1,16 +1,19 @@
 //! The agents' names of pods, from a real API server, with the rights that the operator gives them and no more.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::pods::{self, NodeFiles, Sources};
 use agent::workload::{ContainerId, ControllerKind, Directory, PodUid};
 use anyhow::{Context, Result, ensure};
+use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client, ResourceExt, discovery};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,23 +70,41 @@ fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-pub(crate) async fn agents_name_the_pods_of_their_node(world: &mut World) -> Result<()> {
-    world.add_nodes("named", 2).await?;
-    world.create("named", spec("named")).await?;
-    world.wait_for("named", "Ready=True/AgentsReady").await?;
-    let token = world.token(&owned("named")).await?;
-    let kubeconfig = world.cluster.write_kubeconfig("agent.kubeconfig", &token)?;
+/// Nodes `POOL-1` and so on with agents of a resource of that name, whose rights the kubeconfig gives.
+async fn start_agents(world: &World, pool: &str, nodes: usize) -> Result<PathBuf> {
+    world.add_nodes(pool, nodes).await?;
+    world.create(pool, spec(pool)).await?;
+    world.wait_for(pool, "Ready=True/AgentsReady").await?;
+    let token = world.token(&owned(pool)).await?;
+    world
+        .cluster
+        .write_kubeconfig(&format!("{pool}.kubeconfig"), &token)
+}
 
-    let admin = world.admin();
-    let namespace = serde_json::from_value(json!({"metadata": {"name": "shop"}}))?;
+/// Makes a namespace, and waits until there may be pods in it.
+async fn make_namespace(admin: &Client, name: &str) -> Result<()> {
+    let namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
     Api::<Namespace>::all(admin.clone())
         .create(&PostParams::default(), &namespace)
         .await?;
-    let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), "shop");
+    // That takes a service account and, in older clusters, its token.
+    let pods = Api::<Pod>::namespaced(admin.clone(), name);
+    let only_try = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let one: Pod = serde_json::from_value(pod("one", "anywhere"))?;
     until("pods may be made", async || {
-        Ok(accounts.get_opt("default").await?)
+        Ok(pods.create(&only_try, &one).await.ok())
     })
     .await?;
+    Ok(())
+}
+
+pub(crate) async fn agents_name_the_pods_of_their_node(world: &mut World) -> Result<()> {
+    let kubeconfig = start_agents(world, "named", 2).await?;
+    let admin = world.admin();
+    make_namespace(&admin, "shop").await?;
     let pods = Api::<Pod>::namespaced(admin.clone(), "shop");
     let create = async |object: Value| -> Result<Pod> {
         Ok(pods
@@ -208,4 +229,151 @@ async fn follow(world: &mut World, pods: &Api<Pod>, names: &mut Names) -> Result
     // Its last samples still need its name.
     ensure!(directory.pods.contains_key(&first) && first != second);
     Ok(())
+}
+
+/// What the real controllers make, each of its kind, through all that lies between; how Scope is told is in
+/// agent/tests/report.rs.
+pub(crate) async fn agents_know_what_made_a_pod(world: &mut World) -> Result<()> {
+    let kubeconfig = start_agents(world, "made", 1).await?;
+    let admin = world.admin();
+    make_namespace(&admin, "makers").await?;
+    // A ReplicaSet that nobody made is nothing that Scope shows.
+    let alone = create(&admin, "apps", "ReplicaSet", set("alone")).await?;
+    let mut expected = BTreeMap::new();
+    for (kind, name) in [
+        (ControllerKind::Deployment, "Deployment"),
+        (ControllerKind::StatefulSet, "StatefulSet"),
+    ] {
+        let name_of_pods = name.to_lowercase();
+        let made = create(&admin, "apps", name, set(&name_of_pods)).await?;
+        expected.insert(name_of_pods, vec![(kind, uid(&made)?)]);
+    }
+    let job = create(
+        &admin,
+        "batch",
+        "Job",
+        json!({"metadata": {"name": "job"}, "spec": task("job")}),
+    )
+    .await?;
+    expected.insert("job".to_owned(), vec![(ControllerKind::Job, uid(&job)?)]);
+    let daemon_set = world.daemon_sets().get(&owned("made")).await?;
+    let daemon_set = daemon_set.uid().context("no uid")?;
+    expected.insert(owned("made"), vec![(ControllerKind::DaemonSet, daemon_set)]);
+    let cron_job = create_cron_job(&admin).await?;
+    let jobs = api(&admin, "batch", "Job").await?;
+    let made_by_cron = until("the CronJob makes a Job", async || {
+        let jobs = jobs.list(&ListParams::default()).await?;
+        Ok(jobs
+            .items
+            .into_iter()
+            .find(|job| job.name_any().starts_with("cron-")))
+    })
+    .await?;
+    expected.insert(
+        "cron".to_owned(),
+        vec![
+            (ControllerKind::CronJob, uid(&cron_job)?),
+            (ControllerKind::Job, uid(&made_by_cron)?),
+        ],
+    );
+
+    let empty = tempfile::tempdir()?;
+    let mut names = Names::start("made-1", &kubeconfig, empty.path()).await?;
+    let controllers = |directory: &Directory, maker: &str| {
+        let pod = directory
+            .pods
+            .values()
+            .find(|pod| pod.name.starts_with(&format!("{maker}-")));
+        let mut found: Vec<_> = pod?
+            .controllers
+            .iter()
+            .map(|controller| (controller.kind, controller.uid.clone()))
+            .collect();
+        found.sort_unstable();
+        Some(found)
+    };
+    for (maker, expected) in &mut expected {
+        expected.sort_unstable();
+        let what = format!("the pod of {maker} has {expected:?}");
+        names
+            .until(&what, |directory| {
+                controllers(directory, maker).as_ref() == Some(expected)
+            })
+            .await?;
+    }
+    // All owners have been asked for by now.
+    let directory = names
+        .until("the pod of a ReplicaSet is known", |directory| {
+            controllers(directory, &alone.name_any()).is_some()
+        })
+        .await?;
+    ensure!(
+        controllers(&directory, "alone") == Some(Vec::new()),
+        "{directory:?}"
+    );
+    names.stop().await?;
+    world.delete("made").await
+}
+
+fn uid(object: &DynamicObject) -> Result<String> {
+    object.uid().context("no uid")
+}
+
+/// Objects of a kind in `makers`, in the version that the API server has: `CronJob` was not always `v1`.
+async fn api(admin: &Client, group: &str, kind: &str) -> Result<Api<DynamicObject>> {
+    let pinned =
+        async |version| discovery::pinned_kind(admin, &GroupVersionKind::gvk(group, version, kind)).await;
+    let (resource, _): (ApiResource, _) = match pinned("v1").await {
+        Ok(found) => found,
+        Err(_) => pinned("v1beta1").await?,
+    };
+    Ok(Api::namespaced_with(admin.clone(), "makers", &resource))
+}
+
+async fn create(admin: &Client, group: &str, kind: &str, object: Value) -> Result<DynamicObject> {
+    let objects = api(admin, group, kind).await?;
+    let object = serde_json::from_value(object)?;
+    Ok(objects.create(&PostParams::default(), &object).await?)
+}
+
+/// One pod that stays, on the node.
+fn set(name: &str) -> Value {
+    let labels = json!({"app": name});
+    let mut template = pod("", "made-1");
+    template["metadata"] = json!({"labels": labels});
+    let mut object = json!({
+        "metadata": {"name": name},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    });
+    if name == "statefulset" {
+        object["spec"]["serviceName"] = json!(name);
+    }
+    object
+}
+
+/// One pod that runs once, on the node.
+fn task(name: &str) -> Value {
+    let mut template = pod("", "made-1");
+    template["metadata"] = json!({"labels": {"app": name}});
+    template["spec"]["restartPolicy"] = json!("Never");
+    json!({"template": template})
+}
+
+/// One that is late, so that the controller need not wait for the next minute.
+async fn create_cron_job(admin: &Client) -> Result<DynamicObject> {
+    let object = json!({
+        "metadata": {"name": "cron"},
+        "spec": {
+            "schedule": "* * * * *", "concurrencyPolicy": "Forbid",
+            "jobTemplate": {"spec": task("cron")},
+        },
+    });
+    let cron_job = create(admin, "batch", "CronJob", object).await?;
+    let before = cron_job.creation_timestamp().context("no creation time")?.0 - SignedDuration::from_mins(2);
+    let status = json!({"status": {"lastScheduleTime": before.to_string()}});
+    api(admin, "batch", "CronJob")
+        .await?
+        .patch_status("cron", &PatchParams::default(), &Patch::Merge(status))
+        .await?;
+    Ok(cron_job)
 }

@@ -1,19 +1,24 @@
 //! Shows the agent at work, and checks it: a real nginx under a mixed load, for 20 seconds side by side what the agent
 //! counts in the kernel and what nginx writes to its own log, and at the end whether the two agree exactly.
 //!
-//! `make demo` runs it. Needs root and nginx. Everything is in temporary directories and is removed at the end.
+//! nginx is where kubelet and a container runtime put a pod, so that the agent names one; where cgroups cannot be made it
+//! is a process of the host. `make demo` runs it. Needs root and nginx. Everything is temporary and is removed at the end.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a demonstration is there to be seen"
 )]
 
+mod pod;
+#[path = "../../benches/support/process.rs"]
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -21,10 +26,12 @@ use std::time::{Duration, Instant};
 
 use agent::client::Client;
 use agent::config::PluginDir;
-use agent::report::MetricKind;
-use agent::report::model::Report;
+use agent::report::model::{Node, Report};
+use agent::report::{CONTAINER_ROW, MetricKind, NAMESPACE_ROW, POD_ROW};
 use agent::totals::Totals;
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use pod::Pod;
+use process::{PATIENCE, Process};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -35,8 +42,6 @@ const DURATION: Duration = Duration::from_secs(20);
 const CLIENTS: u32 = 4;
 /// Requests per second of each client.
 const RATE: u32 = 100;
-/// Start and stop of agent and nginx take no longer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the clients ask for, in turn: method, path, header.
 const REQUESTS: [(&str, &str, &str); 8] = [
@@ -85,8 +90,12 @@ async fn stop_signal() -> Result<ExitCode> {
 }
 
 async fn demonstrate() -> Result<ExitCode> {
-    let nginx = Nginx::start()?;
-    let agent = Agent::start().await?;
+    let pod = Pod::make();
+    if let Err(error) = &pod {
+        println!("nginx is in no pod here: {error:#}");
+    }
+    let nginx = Nginx::start(pod.ok())?;
+    let agent = Agent::start(nginx.pod.as_ref()).await?;
     let workers = nginx.workers().await?;
     let hook = agent.totals().await?.hook;
     println!(
@@ -125,7 +134,7 @@ async fn demonstrate() -> Result<ExitCode> {
     while nginx.logged()?.values().sum::<u64>() < requests && Instant::now() < deadline {
         sleep(Duration::from_millis(50)).await;
     }
-    let agree = compare(&agent.totals().await?, &workers, &nginx.logged()?, requests);
+    let agree = compare(&agent.totals().await?, &nginx, &workers, requests)?;
     Ok(if agree {
         ExitCode::SUCCESS
     } else {
@@ -144,14 +153,12 @@ fn second_of(
     let kinds = [MetricKind::Requests]
         .into_iter()
         .chain(CODES.map(MetricKind::Code));
-    let rates = |pid: &u32| -> Vec<f64> {
+    let node_of = |pid: &u32| {
         let suffix = format!(";{pid}");
-        let node = report
-            .process
-            .nodes
-            .iter()
-            .find(|(id, _)| id.ends_with(&suffix))
-            .map(|(_, node)| node);
+        let mut nodes = report.process.nodes.iter();
+        nodes.find(|(id, _)| id.ends_with(&suffix)).map(|(_, node)| node)
+    };
+    let rates = |node: Option<&Node>| -> Vec<f64> {
         let latest = |kind: MetricKind| Some(node?.metrics.get(&kind)?.samples.last()?.value);
         kinds.clone().map(|kind| latest(kind).unwrap_or(0.0)).collect()
     };
@@ -166,10 +173,12 @@ fn second_of(
     let mut lines = vec![line(&format!("SECOND {second}"), "PID", titles)];
     let mut sums = vec![0.0; kinds.clone().count()];
     for pid in workers {
-        let rates = rates(pid);
+        let node = node_of(pid);
+        let rates = rates(node);
         sums.iter_mut().zip(&rates).for_each(|(sum, rate)| *sum += rate);
         let cells = rates.iter().map(|rate| format!("{rate:.1}"));
-        lines.push(line("agent: nginx worker", &pid.to_string(), cells));
+        let what = node.and_then(place).unwrap_or_else(|| "nginx worker".to_owned());
+        lines.push(line(&format!("agent: {what}"), &pid.to_string(), cells));
     }
     lines.push(line(
         "agent: both workers",
@@ -188,13 +197,24 @@ fn second_of(
     lines.join("\n") + "\n"
 }
 
+/// `<namespace>/<pod> <container>`, as Scope shows it of a process.
+fn place(node: &Node) -> Option<String> {
+    let row = |key: &str| Some(node.latest.get(key)?.value.as_str());
+    Some(format!(
+        "{}/{} {}",
+        row(NAMESPACE_ROW)?,
+        row(POD_ROW)?,
+        row(CONTAINER_ROW)?
+    ))
+}
+
 fn line(what: &str, pid: &str, cells: impl Iterator<Item = String>) -> String {
     let cells: Vec<String> = cells.map(|cell| format!("{cell:>8}")).collect();
-    format!("{what:<22}{pid:>8} {}", cells.join(" "))
+    format!("{what:<24}{pid:>8} {}", cells.join(" "))
 }
 
 /// Prints the exact totals side by side, and whether they agree.
-fn compare(totals: &Totals, workers: &BTreeSet<u32>, logged: &BTreeMap<u16, u64>, requests: u64) -> bool {
+fn compare(totals: &Totals, nginx: &Nginx, workers: &BTreeSet<u32>, requests: u64) -> Result<bool> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
     let mut received = 0;
     for process in totals
@@ -207,7 +227,8 @@ fn compare(totals: &Totals, workers: &BTreeSet<u32>, logged: &BTreeMap<u16, u64>
             *counted.entry(code.clone()).or_default() += count;
         }
     }
-    let logged: BTreeMap<String, u64> = logged
+    let logged: BTreeMap<String, u64> = nginx
+        .logged()?
         .iter()
         .map(|(code, count)| (code.to_string(), *count))
         .collect();
@@ -215,6 +236,14 @@ fn compare(totals: &Totals, workers: &BTreeSet<u32>, logged: &BTreeMap<u16, u64>
         ("requests".to_owned(), received, logged.values().sum()),
         ("sent by clients".to_owned(), received, requests),
     ];
+    if let Some(pod) = &nginx.pod {
+        let of_pod = totals
+            .processes
+            .iter()
+            .filter(|process| process.place.pod_uid.as_deref() == Some(&pod.uid));
+        let requests = of_pod.map(|process| process.counts.requests).sum();
+        rows.push(("of the pod".to_owned(), requests, logged.values().sum()));
+    }
     for code in counted.keys().chain(logged.keys()).collect::<BTreeSet<_>>() {
         let count = |counts: &BTreeMap<String, u64>| counts.get(code).copied().unwrap_or(0);
         rows.push((code.clone(), count(&counted), count(&logged)));
@@ -237,7 +266,7 @@ fn compare(totals: &Totals, workers: &BTreeSet<u32>, logged: &BTreeMap<u16, u64>
     }
     let verdict = if agree { "agree exactly" } else { "DO NOT agree" };
     println!("\nThe agent's totals and nginx's log {verdict}.");
-    agree
+    Ok(agree)
 }
 
 /// Redraws in place on a terminal; elsewhere one table follows the other.
@@ -261,43 +290,6 @@ impl Screen {
     }
 }
 
-/// A child that is stopped politely when dropped, with all it has started.
-struct Process(Child);
-
-impl Process {
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Fails when it has ended.
-    fn check(&mut self, name: &str, log: &Path) -> Result<()> {
-        if let Some(status) = self.0.try_wait()? {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            bail!("{name} ended with {status}: {}", said.trim());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let pid = self.pid().to_string();
-        let asked = Command::new("kill")
-            .args(["-TERM", &pid])
-            .stderr(Stdio::null())
-            .status();
-        let deadline = Instant::now() + PATIENCE;
-        while asked.is_ok() && Instant::now() < deadline {
-            if !matches!(self.0.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _killed = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
 /// The agent that was built together with this example.
 struct Agent {
     // Dropped in this order.
@@ -307,14 +299,16 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start() -> Result<Self> {
+    /// `pod`: which it is to know.
+    async fn start(pod: Option<&Pod>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let log = dir.path().join("agent.log");
         let plugins = dir.path().join("plugins");
         let plugin_dir: PluginDir = plugins.to_string_lossy().parse()?;
+        let binary = agent_binary()?;
         let codes: Vec<String> = CODES.iter().map(u16::to_string).collect();
         let mut process = Process(
-            Command::new(agent_binary()?)
+            pod.map_or_else(|| Command::new(&binary), |pod| pod.seen_by(&binary))
                 .args(["run", "--status-codes", &codes.join(","), "--plugin-dir"])
                 .arg(&plugins)
                 .stdin(Stdio::null())
@@ -325,7 +319,7 @@ impl Agent {
         let client = Client::new(plugin_dir.socket());
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = client.get("/readyz").await {
-            process.check("the agent", &log)?;
+            process.check(&log).context("no agent")?;
             ensure!(Instant::now() < deadline, "the agent does not get ready: {error}");
             sleep(Duration::from_millis(50)).await;
         }
@@ -357,16 +351,25 @@ fn agent_binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
+const NGINX: &str = "nginx";
+
 /// A real nginx on a free port of the loopback interface.
 struct Nginx {
     // Dropped in this order.
     process: Process,
     address: SocketAddr,
     dir: TempDir,
+    /// Where it is.
+    pod: Option<Pod>,
 }
 
 impl Nginx {
-    fn start() -> Result<Self> {
+    fn start(pod: Option<Pod>) -> Result<Self> {
+        let version = Command::new(NGINX).arg("-v").stderr(Stdio::null()).status();
+        ensure!(
+            version.is_ok(),
+            "nginx is missing: install it, on Debian with `apt-get install nginx-light`"
+        );
         let dir = tempfile::tempdir()?;
         let prefix = dir.path();
         fs::write(prefix.join("index.html"), "hello\n")?;
@@ -375,27 +378,25 @@ impl Nginx {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         fs::write(prefix.join("nginx.conf"), nginx_conf(address))?;
         let log = prefix.join("error.log");
-        let process = Command::new("nginx")
+        let mut command = pod
+            .as_ref()
+            .map_or_else(|| Command::new(NGINX), |pod| pod.inside(NGINX));
+        let process = command
             .arg("-p")
             .arg(prefix)
             .args(["-c", "nginx.conf"])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let process = process.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                anyhow!("nginx is missing: install it, on Debian with `apt-get install nginx-light`")
-            }
-            _ => anyhow!(error).context("failed to start nginx"),
-        })?;
         let mut nginx = Self {
-            process: Process(process),
+            process: Process(process.context("failed to start nginx")?),
             address,
             dir,
+            pod,
         };
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = TcpStream::connect(address) {
-            nginx.process.check("nginx", &log)?;
+            nginx.process.check(&log).context("no nginx")?;
             ensure!(
                 Instant::now() < deadline,
                 "nginx does not listen on {address}: {error}"

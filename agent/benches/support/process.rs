@@ -1,0 +1,49 @@
+//! Programs that the benches and the demo start and stop.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Start and stop take no longer.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A child that is stopped politely when dropped, with all it has started.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// An error, with what it wrote, if it has ended.
+    pub(crate) fn check(&mut self, log: &Path) -> Result<()> {
+        if let Some(status) = self.0.try_wait()? {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            bail!("it ended with {status}: {}", said.trim());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let pid = self.pid().to_string();
+        let asked = Command::new("kill")
+            .args(["-TERM", &pid])
+            .stderr(Stdio::null())
+            .status();
+        let deadline = Instant::now() + PATIENCE;
+        while asked.is_ok() && Instant::now() < deadline {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
