@@ -43,12 +43,20 @@ pub const CODE_MAX: u16 = 599;
 /// by `sendfile(2)`: there was a response, its code is unknown.
 pub const CODE_UNKNOWN: u16 = 999;
 
+/// Marks the id of a cgroup of v1: both kinds of hierarchies number their cgroups from 1 on. The kernel's own ids are far
+/// from having this bit.
+pub const CGROUP_V1: u64 = 1 << 63;
+
+/// Id of the root of the cgroup v2 hierarchy.
+pub const CGROUP_ROOT: u64 = 1;
+
 /// What is counted: requests received by, or responses of one status code sent by, one process in one cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct CounterKey {
     /// Id of the process's cgroup in the cgroup v2 hierarchy (`bpf_get_current_cgroup_id`); the inode number of
-    /// its directory in the cgroup2 mount.
+    /// its directory in the cgroup2 mount. In the root of that one the id in the v1 hierarchy of `pids`, if there is one,
+    /// marked with [`CGROUP_V1`].
     pub cgroup: u64,
     /// When the process started: `task_struct.start_boottime` of the thread group leader, in nanoseconds since
     /// boot. Tells processes apart that had the same [`pid`](Self::pid) one after the other.
@@ -221,6 +229,16 @@ pub enum Setting {
     UnixReadMessage,
     /// `unix_stream_read_state.flags`, four bytes.
     UnixReadFlags,
+    /// `task_struct.cgroups`, if there is a v1 hierarchy of `pids`; else [`Self::NONE`].
+    TaskCgroups,
+    /// `css_set.subsys[pids_cgrp_id]`.
+    CssSetPids,
+    /// `cgroup_subsys_state.cgroup`.
+    CssCgroup,
+    /// `cgroup.kn`.
+    CgroupNode,
+    /// `kernfs_node.id`, eight bytes.
+    NodeId,
     /// Value: one of [`entrances`].
     Entrances,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.

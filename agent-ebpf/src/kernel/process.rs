@@ -1,6 +1,6 @@
 //! Who is counted: the process that made the call.
 
-use agent_ebpf::abi::{CounterKey, Loss, Setting};
+use agent_ebpf::abi::{CGROUP_ROOT, CGROUP_V1, CounterKey, Loss, Setting};
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task},
@@ -34,7 +34,7 @@ pub fn count(code: u16) {
         .and_then(|leader| field::<u64>(leader, Setting::TaskStartBoottime))
         .unwrap_or(0);
     let key = CounterKey {
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        cgroup: cgroup(task),
         start_time,
         pid,
         code,
@@ -47,6 +47,30 @@ pub fn count(code: u16) {
     if COUNTERS.insert(&key, &1, u64::from(BPF_NOEXIST)).is_err() && !increment(&key) {
         lose(Loss::CountersFull as u32);
     }
+}
+
+/// Where the current process is. In v1 hierarchies only, if it is in the root of the v2 one: most hosts with v1 have all
+/// there, or nothing mounted.
+#[inline(always)]
+fn cgroup(task: u64) -> u64 {
+    // SAFETY: no arguments.
+    let id = unsafe { bpf_get_current_cgroup_id() };
+    if id == CGROUP_ROOT
+        && setting(Setting::TaskCgroups) != Setting::NONE
+        && let Some(v1) = v1_cgroup(task)
+    {
+        return v1 | CGROUP_V1;
+    }
+    id
+}
+
+/// The id of a task's cgroup in the hierarchy of `pids`.
+#[inline(always)]
+fn v1_cgroup(task: u64) -> Option<u64> {
+    let set: u64 = field(task, Setting::TaskCgroups)?;
+    let state: u64 = field(set, Setting::CssSetPids)?;
+    let cgroup: u64 = field(state, Setting::CssCgroup)?;
+    field(field(cgroup, Setting::CgroupNode)?, Setting::NodeId)
 }
 
 #[inline(always)]

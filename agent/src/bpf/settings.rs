@@ -123,6 +123,15 @@ pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
         btf.enumerator("iter_type", "ITER_UBUF").unwrap_or(Setting::NONE),
     );
 
+    if has_v1_pids() {
+        // A kernel unlike this goes without: processes that are alive when they are looked at have a path.
+        if let Some(offsets) = v1_pids(btf) {
+            for (setting, offset) in offsets {
+                set(setting, offset);
+            }
+        }
+    }
+
     let parameters = btf.parameters("tcp_recvmsg").unwrap_or_default();
     let flags = parameters.iter().position(|name| name == "flags");
     match (flags, u32::try_from(parameters.len())) {
@@ -150,6 +159,31 @@ pub(super) fn is_preemptible() -> bool {
     let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
     let mode = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
     version.contains("PREEMPT") && !mode.contains("(none)") && !mode.contains("(voluntary)")
+}
+
+/// True if processes are in a v1 hierarchy of the controller `pids`: its number is not 0 then (`cgroups(7)`).
+fn has_v1_pids() -> bool {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroups.lines().any(|line| {
+        let mut parts = line.split(':');
+        let hierarchy = parts.next();
+        let mut controllers = parts.next().unwrap_or_default().split(',');
+        hierarchy != Some("0") && controllers.any(|controller| controller == "pids")
+    })
+}
+
+/// The way from a task to the id of its cgroup in that hierarchy.
+fn v1_pids(btf: &Btf) -> Option<[(Setting, u32); 5]> {
+    let pids = btf.enumerator("cgroup_subsys_id", "pids_cgrp_id")?;
+    // An array of pointers.
+    let to_pids = btf.offset("css_set", "subsys")? + 8 * pids;
+    Some([
+        (Setting::TaskCgroups, btf.offset("task_struct", "cgroups")?),
+        (Setting::CssSetPids, to_pids),
+        (Setting::CssCgroup, btf.offset("cgroup_subsys_state", "cgroup")?),
+        (Setting::CgroupNode, btf.offset("cgroup", "kn")?),
+        (Setting::NodeId, btf.offset("kernfs_node", "id")?),
+    ])
 }
 
 /// Inode number of this process's PID namespace, 0 if it is the initial one.

@@ -21,9 +21,8 @@ const MAX_REMEMBERED: usize = 16_384;
 /// How many cgroups are looked at in one search.
 const MAX_SEARCHED: usize = 65_536;
 
-/// Marks the id of a cgroup in the v1 hierarchy of [`V1_CONTROLLER`]: both hierarchies number their cgroups from 1 on.
-/// The kernel's own ids are far from having this bit.
-pub const V1: u64 = 1 << 63;
+/// Marks the id of a cgroup in the v1 hierarchy of [`V1_CONTROLLER`].
+pub use agent_ebpf::abi::CGROUP_V1 as V1;
 /// The controller whose v1 hierarchy is searched for such ids.
 const V1_CONTROLLER: &str = "pids";
 

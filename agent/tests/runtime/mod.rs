@@ -99,7 +99,7 @@ impl Cgroup {
         Self::make(path, false)
     }
 
-    /// The same in those of v1 only, as runtimes do that leave v2 alone.
+    /// The same in those of v1 only, and in the root of v2, as on hosts that do not use that.
     pub(crate) fn in_v1(path: &str) -> Self {
         Self::make(path, true)
     }
@@ -142,6 +142,12 @@ impl Cgroup {
     pub(crate) fn take(&self, pid: u32) {
         for directory in self.directories() {
             fs::write(directory.join("cgroup.procs"), pid.to_string()).expect("a cgroup to move to");
+        }
+        let unused = hierarchies()
+            .into_iter()
+            .filter(|(_, kind, _)| self.is_v1 && kind == "cgroup2");
+        for (mount, ..) in unused {
+            fs::write(mount.join("cgroup.procs"), pid.to_string()).expect("the root to move to");
         }
     }
 

@@ -813,6 +813,12 @@ fn malformed() -> Vec<Case> {
                 Turn::Reconnect,
             ]),
         )
+        .except(
+            "what is no request is not counted, its answer is: out_of_sync",
+            Mode::is_any,
+            all,
+            &[("out_of_sync", 1)],
+        )
         .over(BOTH),
         dialogue(
             18,
