@@ -16,7 +16,6 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -449,9 +448,16 @@ fn make_private(dir: &File) -> io::Result<()> {
 /// when it has waited long enough for a request; then there is still somebody.
 async fn until_left(path: &Path) {
     sleep(TAKE_OVER_PAUSE).await;
-    let Ok(mut stream) = UnixStream::connect(path).await else {
+    let Ok(stream) = UnixStream::connect(path).await else {
         return;
     };
     let mut farewell = [0; 1024];
-    while stream.read(&mut farewell).await.is_ok_and(|count| count > 0) {}
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut farewell) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
 }

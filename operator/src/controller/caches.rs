@@ -32,6 +32,8 @@ pub enum Trigger {
     One(String),
     /// Each of them.
     All,
+    /// None of them: a watch broke, and the API server that answers next may be another one.
+    Lost,
 }
 
 /// Everything that is known.
@@ -178,7 +180,7 @@ where
                 }),
                 Err(error) => {
                     tracing::warn!(kind, error = %error, "a watch broke; going on with what is known, trying again");
-                    None
+                    Some(Trigger::Lost)
                 }
             };
             std::future::ready(trigger)
