@@ -1,6 +1,6 @@
 //! What the operator knows of the cluster: one watch for each kind, and a cache that it fills.
 //!
-//! All reads are from here; the API server is asked for nothing else. A watch that breaks goes on with backoff, and what
+//! All reads are from here; else the API server is asked for its version only. A watch that breaks goes on with backoff, and what
 //! was known stays until then.
 
 use std::collections::BTreeMap;

@@ -207,10 +207,9 @@ fn the_default_resources_agents_serve_metrics_unless_told_not_to() {
     for version in HELMS {
         let port = |values: &[&str]| {
             let rendered = documents(&template(version, values).unwrap());
-            let maps = rendered.iter().filter(|document| document["kind"] == "ConfigMap");
-            let manifest = maps
-                .filter_map(|map| map["data"]["httpstatistics.yaml"].as_str())
-                .next();
+            let manifest = rendered
+                .iter()
+                .find_map(|document| document["data"]["httpstatistics.yaml"].as_str());
             let metrics = resource(manifest.unwrap()).spec.metrics;
             metrics.map(|metrics| metrics.port)
         };
