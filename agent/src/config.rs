@@ -100,6 +100,24 @@ pub enum ValueError {
     /// Too long for a socket.
     #[error("the plugin directory `{}` is too long: a socket's path has at most {MAX_SOCKET_PATH} bytes: choose a shorter one", .0.display())]
     LongPluginDir(PathBuf),
+    /// No place for a socket.
+    #[error(
+        "`{}` is not usable as standby socket: give an absolute path of at most {MAX_SOCKET_PATH} bytes, as in /run/agent.sock",
+        .0.display()
+    )]
+    StandbySocket(PathBuf),
+    /// Scope would take it for another plugin.
+    #[error(
+        "the standby socket `{}` is in the plugin directory `{}`, where Scope takes every socket for a plugin: choose \
+         another place",
+        .socket.display(), .plugin_dir.display()
+    )]
+    StandbySocketInPluginDir {
+        /// The socket.
+        socket: PathBuf,
+        /// The directory.
+        plugin_dir: PathBuf,
+    },
     /// Not a namespace.
     #[error("`{0}` is not a namespace: list names as in `kubectl get namespaces`, as in default,shop")]
     Namespace(String),
@@ -432,6 +450,34 @@ impl FromStr for PluginDir {
     }
 }
 
+/// A socket of the agent's own. Who has one stands by while another agent has the plugin's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbySocket(PathBuf);
+
+impl StandbySocket {
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for StandbySocket {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let path = PathBuf::from(text);
+        if path.is_relative()
+            || path.file_name().is_none()
+            || text.ends_with('/')
+            || path.as_os_str().len() > MAX_SOCKET_PATH
+        {
+            return Err(ValueError::StandbySocket(path));
+        }
+        Ok(Self(path))
+    }
+}
+
 /// Where OpenMetrics are served: a port of the loopback interface, or an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricsAddress(SocketAddr);
@@ -559,6 +605,17 @@ pub struct Overrides {
     )]
     #[serde(deserialize_with = "parsed")]
     pub plugin_dir: Option<PluginDir>,
+
+    /// Stand by while another agent has the plugin's socket, and take that over when it leaves, instead of refusing to
+    /// start; a socket of this agent's own, which commands with the same option ask
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "SCOPE_HTTP_STATISTICS_STANDBY_SOCKET"
+    )]
+    #[serde(deserialize_with = "parsed")]
+    pub standby_socket: Option<StandbySocket>,
 
     /// How to attach to the kernel: auto, fentry, kprobe or tracepoint [default: auto]
     #[arg(long, global = true, value_name = "HOOK", env = "SCOPE_HTTP_STATISTICS_HOOK")]
@@ -820,6 +877,7 @@ impl Overrides {
     pub fn or(self, other: Self) -> Self {
         let Self {
             plugin_dir,
+            standby_socket,
             hook,
             interval,
             history,
@@ -837,6 +895,7 @@ impl Overrides {
         } = self;
         Self {
             plugin_dir: plugin_dir.or(other.plugin_dir),
+            standby_socket: standby_socket.or(other.standby_socket),
             hook: hook.or(other.hook),
             interval: interval.or(other.interval),
             history: history.or(other.history),
@@ -890,6 +949,8 @@ pub struct Settings {
     pub live: Live,
     /// Where Scope's probe looks for plugins.
     pub plugin_dir: PluginDir,
+    /// Our own socket, if we are to stand by while another agent serves there.
+    pub standby_socket: Option<StandbySocket>,
     /// How to attach.
     pub hook: HookChoice,
     /// This host, in Scope; until a probe polls, if it is not configured.
@@ -937,6 +998,7 @@ impl Settings {
     pub fn new(overrides: Overrides) -> Result<Self, ConfigError> {
         let Overrides {
             plugin_dir,
+            standby_socket,
             hook,
             interval,
             history,
@@ -972,6 +1034,16 @@ impl Settings {
         if let Some(both) = filter.include.common(&filter.exclude) {
             return Err(ValueError::NamespaceTwice(both.as_str().to_owned()).into());
         }
+        let plugin_dir = plugin_dir.unwrap_or_default();
+        if let Some(StandbySocket(socket)) = &standby_socket
+            && socket.starts_with(plugin_dir.path())
+        {
+            return Err(ValueError::StandbySocketInPluginDir {
+                socket: socket.clone(),
+                plugin_dir: plugin_dir.0,
+            }
+            .into());
+        }
         let (host_id, host_id_source) = match host_id {
             Some(host_id) => (host_id, HostIdSource::Configured),
             None => detect_host_id()?,
@@ -986,7 +1058,8 @@ impl Settings {
                 metrics_address,
                 log_level: log_level.unwrap_or_default(),
             },
-            plugin_dir: plugin_dir.unwrap_or_default(),
+            plugin_dir,
+            standby_socket,
             hook: hook.unwrap_or(HookChoice::Auto),
             host_id,
             host_id_source,
@@ -1019,6 +1092,7 @@ impl Settings {
                     log_level,
                 },
             plugin_dir,
+            standby_socket,
             hook,
             host_id,
             host_id_source,
@@ -1052,6 +1126,12 @@ impl Settings {
         ];
         let restart = [
             ("pluginDir", plugin_dir.path().display().to_string()),
+            (
+                "standbySocket",
+                standby_socket
+                    .as_ref()
+                    .map_or_else(none, |socket| socket.path().display().to_string()),
+            ),
             ("hook", hook.to_string()),
             ("hostId", host_id),
             (
@@ -1119,13 +1199,14 @@ mod tests {
 
     #[test]
     fn a_file_sets_everything() {
-        let file = "# all of it\npluginDir: /run/x\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
+        let file = "# all of it\npluginDir: /run/x\nstandbySocket: /run/y.sock\nhook: kprobe\ninterval: 2s\nhistory: 30s\n\
                     statusCodes: [418, 200]\nhostId: node-1\nmaxConnections: 2048\nmaxCounters: 4096\n\
                     nodeName: n1.example\nkubeconfig: /k\n\
                     processes: pods\nnamespaces:\n  include: [shop, web]\n  exclude: []\n\
                     metricsAddress: 0.0.0.0:9464\nlogLevel: debug\nlogFormat: json\n";
         let expected = Overrides {
             plugin_dir: Some("/run/x".parse().unwrap()),
+            standby_socket: Some("/run/y.sock".parse().unwrap()),
             hook: Some(HookChoice::Only(Hook::Kprobe)),
             interval: Some("2s".parse().unwrap()),
             history: Some("30s".parse().unwrap()),
@@ -1145,6 +1226,32 @@ mod tests {
             log_format: Some(LogFormat::Json),
         };
         assert_eq!(Overrides::from_yaml(file).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_standby_socket_is_a_file_outside_of_scopes_directory() {
+        let long = format!("/{}", "x".repeat(107));
+        for (text, usable) in [
+            ("/run/y.sock", true),
+            (&long[..107], true),
+            (&long, false),
+            ("y.sock", false),
+            ("/run/", false),
+            ("/", false),
+            ("/run/..", false),
+            ("", false),
+        ] {
+            assert_eq!(StandbySocket::from_str(text).is_ok(), usable, "{text}");
+        }
+        for (socket, usable) in [("/p/y.sock", false), ("/p/a/y.sock", false), ("/py/y.sock", true)] {
+            let overrides = Overrides {
+                plugin_dir: Some("/p".parse().unwrap()),
+                standby_socket: Some(socket.parse().unwrap()),
+                host_id: Some("h".parse().unwrap()),
+                ..Overrides::default()
+            };
+            assert_eq!(Settings::new(overrides).is_ok(), usable, "{socket}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Runs the agent: takes the socket, attaches the programs, samples and serves until a signal.
+//! Runs the agent: takes the socket, or stands by until that is free, attaches the programs, samples and serves until a
+//! signal.
 
 use std::future::pending;
 use std::io;
@@ -6,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Router;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, block_in_place};
@@ -19,7 +22,7 @@ use crate::pods;
 use crate::process::Processes;
 use crate::reload::{self, ConfigFile};
 use crate::sampler::{Feed, Sampler};
-use crate::server::{self, MetricsPort, PluginSocket, PortError, SocketError};
+use crate::server::{self, MetricsPort, PortError, SocketError, StandbySocket, Turn};
 use crate::workload::Directory;
 
 /// Why the agent does not run.
@@ -144,10 +147,19 @@ pub async fn run(
     set_log_level: impl Fn(LogLevel) + Send + 'static,
 ) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
-    // The socket first: a second agent must be refused before it attaches anything.
-    let (socket, listener) = PluginSocket::claim(&settings.plugin_dir).await?;
+    // The sockets first: a second agent must be refused, or know that it stands by, before it attaches anything. Our own
+    // before all, or who asks whether we are well could get the other agent's answer.
+    let own = match &settings.standby_socket {
+        Some(socket) => Some(StandbySocket::bind(socket).await?),
+        None => None,
+    };
+    let turn = Turn::take(&settings.plugin_dir, own.is_some()).await?;
     let live = watch::Sender::new(settings.live.clone());
-    let port = MetricsPort::open(live.subscribe()).await?;
+    let port = match turn {
+        Turn::Ours(..) => MetricsPort::open(live.subscribe()).await?,
+        // Prometheus would count the same requests twice, and the other agent may have the port.
+        Turn::Others(_) => MetricsPort::later(live.subscribe()),
+    };
     let mut counting = Counting::start(settings, live.subscribe()).await?;
     let Counting {
         feed,
@@ -155,20 +167,30 @@ pub async fn run(
         shutdown,
     } = &mut counting;
 
-    let (renewed, listeners) = mpsc::channel(1);
-    // There is room for it.
-    let _sent = renewed.try_send(listener);
-    let serving = server::serve(listeners, server::router(feed.clone()), shutdown.clone());
+    let serving = watch::Sender::new(false);
+    let router = server::router(feed.clone(), serving.subscribe());
+    // Removed when everything has ended.
+    let _own = own.map(|(socket, listener)| {
+        let serving = serve(listener, router.clone(), shutdown.clone());
+        parts.spawn(serving);
+        socket
+    });
+    let (taken, listeners) = mpsc::channel(1);
+    let serving_plugin = server::serve(listeners, router, shutdown.clone());
     parts.spawn(async {
-        serving.await;
+        serving_plugin.await;
         RunError::Ended("server")
     });
-    let serving_metrics = port.serve(server::metrics_router(feed.clone()), shutdown.clone());
-    parts.spawn(async {
-        serving_metrics.await;
+    let mut our_turn = serving.subscribe();
+    let (metrics_router, stop) = (server::metrics_router(feed.clone()), shutdown.clone());
+    parts.spawn(async move {
+        // Who does not have the turn at the end had no port.
+        if our_turn.wait_for(|serving| *serving).await.is_ok() {
+            port.serve(metrics_router, stop).await;
+        }
         RunError::Ended("server of metrics")
     });
-    let keeping = socket.keep(renewed, shutdown.clone());
+    let keeping = turn.keep(taken, serving, shutdown.clone());
     parts.spawn(async {
         keeping
             .await
@@ -193,6 +215,15 @@ pub async fn run(
     counting.stop().await;
     drop(unchanged);
     outcome
+}
+
+/// Serves on one socket for good.
+async fn serve(listener: UnixListener, router: Router, shutdown: CancellationToken) -> RunError {
+    let (sender, listeners) = mpsc::channel(1);
+    // There is room for it.
+    let _sent = sender.try_send(listener);
+    server::serve(listeners, router, shutdown).await;
+    RunError::Ended("server")
 }
 
 fn log_start(settings: &Settings, probes: &Probes) {

@@ -211,6 +211,37 @@ fn a_second_agent_is_refused_by_the_firsts_pid() {
     assert!(socket(&dir).exists());
 }
 
+/// Else a container would be ready before its agent is there, because the one that it replaces answers.
+#[test]
+fn who_has_a_socket_of_its_own_is_not_taken_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let _other = Running::start_and_wait(path);
+    let own = tempfile::tempdir().unwrap();
+    let own = own.path().join("own.sock");
+    for command in [
+        &["healthcheck"][..],
+        &["healthcheck", "--ready"],
+        &["totals"],
+        &["report"],
+    ] {
+        let mut command = agent(command);
+        command
+            .args(["--plugin-dir", path])
+            .arg("--standby-socket")
+            .arg(&own);
+        refused(&mut command, 1, &["no agent listens", own.to_str().unwrap()]);
+    }
+    let inside = dir.path().join("own.sock");
+    refused(
+        agent(&["run", "--plugin-dir", path])
+            .arg("--standby-socket")
+            .arg(&inside),
+        1,
+        &["takes every socket for a plugin", "another place"],
+    );
+}
+
 #[test]
 fn what_is_no_socket_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -155,6 +155,46 @@ fn promtool_has_nothing_to_say_against_the_metrics() {
 }
 
 #[test]
+fn the_programs_run_time_is_told_while_the_kernel_measures_it() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // As `sysctl kernel.bpf_stats_enabled=1` does, until it is dropped.
+    let measuring = agent::bpf::measure_run_times().expect("root, and Linux 5.8");
+    let (agent, port) = start_agent();
+    let nginx = Nginx::start();
+    let workers = nginx.workers();
+    let sent = nginx.load(3, 24);
+    wait_for("the agent to count", || {
+        (agent.totals().of(&workers).0 == sent).then_some(())
+    });
+    let (runs, times) = wait_for("run times in the metrics", || {
+        let (_, text) = get(port, "/metrics", OPEN_METRICS).ok()?;
+        let now = counters(&text);
+        let of = |name: &str| -> BTreeMap<String, f64> {
+            let name = format!("scope_http_statistics_bpf_program_{name}_total");
+            now.iter()
+                .filter_map(|(series, value)| Some((series.strip_prefix(&name)?.to_owned(), *value)))
+                .collect()
+        };
+        let (runs, times) = (of("runs"), of("run_time_seconds"));
+        // Each request and each response is at least one run.
+        (runs.values().sum::<f64>() >= 2.0 * number(sent)).then_some((runs, times))
+    });
+    assert_eq!(runs.keys().collect::<Vec<_>>(), times.keys().collect::<Vec<_>>());
+    for (program, runs) in &runs {
+        let time = times[program];
+        // A run takes more than nothing and less than a second.
+        assert!(
+            (time > 0.0) == (*runs > 0.0),
+            "{program}: {time} s in {runs} runs"
+        );
+        assert!(time < *runs || *runs == 0.0, "{program}: {time} s in {runs} runs");
+    }
+    drop(measuring);
+    nginx.stop();
+    agent.stop();
+}
+
+#[test]
 fn counters_equal_the_access_log_and_never_fall() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (agent, port) = start_agent();

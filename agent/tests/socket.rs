@@ -8,7 +8,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::Path;
+use std::pin::pin;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agent::client::{Client, ClientError};
@@ -18,7 +21,8 @@ use agent::stats::Event;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use world::{Agent, World, settings};
 
 /// Nothing waits for it unless something is broken.
@@ -474,6 +478,63 @@ async fn of_two_agents_that_start_at_once_one_wins() {
         assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
         UnixStream::connect(dir.socket()).unwrap();
     }
+}
+
+#[tokio::test]
+async fn who_stands_by_comes_when_the_other_leaves_and_cleans_up_after_both() {
+    for left in ["politely", "killed"] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = plugin_dir(&root);
+        let (first, listener) = if left == "killed" {
+            fs::create_dir(dir.socket_dir()).unwrap();
+            (None, tokio::net::UnixListener::bind(dir.socket()).unwrap())
+        } else {
+            let (socket, listener) = PluginSocket::claim(&dir).await.unwrap();
+            (Some(socket), listener)
+        };
+        let mut coming = pin!(PluginSocket::take_over(&dir));
+        let waited = timeout(Duration::from_millis(300), &mut coming).await;
+        assert!(waited.is_err(), "{left}: not while the other one is there");
+        drop(listener);
+        drop(first);
+        let second = timeout(PATIENCE, coming).await.unwrap().unwrap();
+        UnixStream::connect(dir.socket()).unwrap();
+        drop(second);
+        assert_eq!(
+            fs::read_dir(root.path()).unwrap().count(),
+            0,
+            "{left}: nothing is left"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_that_stand_by_one_serves_at_a_time() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = plugin_dir(&root);
+    let (serving, turns) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut agents = JoinSet::new();
+    for number in 0..40 {
+        let (dir, serving, turns) = (dir.clone(), Arc::clone(&serving), Arc::clone(&turns));
+        agents.spawn(async move {
+            let (socket, listener) = PluginSocket::take_over(&dir).await.unwrap();
+            assert_eq!(serving.fetch_add(1, Ordering::SeqCst), 0, "two serve");
+            UnixStream::connect(dir.socket()).unwrap();
+            turns.fetch_add(1, Ordering::SeqCst);
+            serving.fetch_sub(1, Ordering::SeqCst);
+            // In both orders, as an agent's parts end.
+            if number % 2 == 0 {
+                drop(listener);
+                drop(socket);
+            } else {
+                drop(socket);
+                drop(listener);
+            }
+        });
+    }
+    agents.join_all().await;
+    assert_eq!(turns.load(Ordering::SeqCst), 40);
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[tokio::test]

@@ -180,11 +180,12 @@ fn an_image_is_all_that_must_be_given() {
 fn a_full_spec_keeps_every_field() {
     let spec = json!({
         "image": "registry.example/agent@sha256:0123",
+        "imagePullSecrets": [{"name": "registry"}],
         "nodeSelector": {"kubernetes.io/os": "linux", "pool": "web"},
         "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "web", "effect": "NoSchedule"}],
         "priorityClassName": "system-node-critical",
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "updateStrategy": {"type": "OnDelete", "maxUnavailable": 2},
+        "updateStrategy": {"type": "OnDelete", "maxSurge": "0%", "maxUnavailable": 2},
         "securityMode": "Capabilities",
         "attachMode": "Tracepoint",
         "intervalSeconds": 2,
@@ -223,13 +224,16 @@ fn status_lists_conditions_by_type() {
 fn every_rule_compiles_and_the_validation_knows_it_too() {
     let schema = serde_json::to_value(schema()).unwrap();
     let rules = kube_cel::compile_schema(&schema);
-    assert!(!rules.has_errors() && !rules.properties["spec"].has_errors());
+    let spec = &rules.properties["spec"];
+    let strategy = &spec.properties["updateStrategy"];
+    assert!(!rules.has_errors() && !spec.has_errors() && !strategy.has_errors());
     assert_eq!(
         (
             rules.validations.len(),
-            rules.properties["spec"].validations.len()
+            spec.validations.len(),
+            strategy.validations.len()
         ),
-        (1, 2)
+        (1, 2, 1)
     );
     let long = "x".repeat(64);
     let cases = [
@@ -255,6 +259,38 @@ fn every_rule_compiles_and_the_validation_knows_it_too() {
         (
             "default",
             json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+            false,
+        ),
+        ("default", json!({"updateStrategy": {"maxSurge": 1}}), true),
+        ("default", json!({"updateStrategy": {"maxSurge": "0%"}}), true),
+        (
+            "default",
+            json!({"updateStrategy": {"maxUnavailable": "10%"}}),
+            true,
+        ),
+        (
+            "default",
+            json!({"updateStrategy": {"maxSurge": 1, "maxUnavailable": 0}}),
+            true,
+        ),
+        (
+            "default",
+            json!({"updateStrategy": {"maxSurge": 0, "maxUnavailable": "100%"}}),
+            true,
+        ),
+        (
+            "default",
+            json!({"updateStrategy": {"maxSurge": 1, "maxUnavailable": 1}}),
+            false,
+        ),
+        (
+            "default",
+            json!({"updateStrategy": {"maxSurge": "0%", "maxUnavailable": 0}}),
+            false,
+        ),
+        (
+            "default",
+            json!({"updateStrategy": {"maxUnavailable": "0%"}}),
             false,
         ),
     ];

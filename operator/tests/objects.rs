@@ -14,6 +14,7 @@ use operator::controller::build::{Objects, build};
 use operator::controller::claims::{Claim, Remainder};
 use operator::controller::unchecked::Unchecked;
 use operator::controller::validate::{Agents, Error, NodeSelector, validate};
+use operator::controller::version::Version;
 use serde_json::{Value, json};
 
 /// A resource with `spec` as API servers hand it out: with defaults, which are those of the types (`tests/crd.rs`).
@@ -32,7 +33,7 @@ fn agents(spec: &Value) -> Agents {
 }
 
 fn objects(spec: &Value) -> Objects {
-    build(&agents(spec), &Remainder::Everything, "monitoring").unwrap()
+    build(&agents(spec), &Remainder::Everything, "monitoring", None).unwrap()
 }
 
 fn daemon_set(spec: &Value) -> Value {
@@ -143,6 +144,7 @@ fn an_image_is_enough_to_run_everywhere() {
                                  "value": "/etc/scope-http-statistics/config.yaml"},
                                 {"name": "SCOPE_HTTP_STATISTICS_HOOK", "value": "auto"},
                                 {"name": "SCOPE_HTTP_STATISTICS_PLUGIN_DIR", "value": "/var/run/scope/plugins"},
+                                {"name": "SCOPE_HTTP_STATISTICS_STANDBY_SOCKET", "value": "/standby/agent.sock"},
                                 {"name": "SCOPE_HTTP_STATISTICS_NODE_NAME",
                                  "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                                 {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
@@ -158,6 +160,7 @@ fn an_image_is_enough_to_run_everywhere() {
                                 {"name": "pod-logs", "mountPath": "/var/log/pods", "readOnly": true},
                                 {"name": "container-logs", "mountPath": "/var/log/containers", "readOnly": true},
                                 {"name": "cgroups", "mountPath": "/host/sys/fs/cgroup", "readOnly": true},
+                                {"name": "standby", "mountPath": "/standby"},
                                 {"name": "configuration", "mountPath": "/etc/scope-http-statistics", "readOnly": true},
                             ],
                         }],
@@ -170,6 +173,7 @@ fn an_image_is_enough_to_run_everywhere() {
                              "hostPath": {"path": "/var/log/containers", "type": "DirectoryOrCreate"}},
                             {"name": "cgroups",
                              "hostPath": {"path": "/sys/fs/cgroup", "type": "DirectoryOrCreate"}},
+                            {"name": "standby", "emptyDir": {}},
                             {"name": "configuration", "configMap": {"name": "scope-http-statistics-agent-default"}},
                         ],
                     },
@@ -192,6 +196,13 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
             .into()
     };
     let cases: Vec<(Value, Vec<(String, Value)>)> = vec![
+        (
+            json!({"imagePullSecrets": [{"name": "registry"}, {"name": "mirror.example"}]}),
+            vec![(
+                format!("{pod}/imagePullSecrets"),
+                json!([{"name": "registry"}, {"name": "mirror.example"}]),
+            )],
+        ),
         (
             json!({"nodeSelector": {"pool": "web"}}),
             vec![(
@@ -246,7 +257,7 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
         (
             json!({"hostId": "Hostname"}),
             vec![
-                (format!("{container}/env/4"), Value::Null),
+                (format!("{container}/env/5"), Value::Null),
                 (format!("{pod}/hostNetwork"), json!(true)),
                 (format!("{pod}/dnsPolicy"), json!("ClusterFirstWithHostNet")),
             ],
@@ -284,6 +295,76 @@ fn every_field_of_the_spec_has_its_effect_and_no_other() {
             set(&mut expected, &path, value);
         }
         assert_eq!(daemon_set(&spec), expected, "{change}");
+    }
+}
+
+#[test]
+fn agents_are_replaced_without_a_gap_where_the_api_server_can_and_as_the_resource_says() {
+    let surging = |surge: Value| json!({"maxSurge": surge, "maxUnavailable": 0});
+    let replacing = |unavailable: Value| json!({"maxUnavailable": unavailable});
+    let on_node_port = json!({"hostId": "Hostname", "metrics": {"port": 9464}});
+    // What the resource says → with an API server of 1.22, and with an older one, or one that does not say.
+    let cases = [
+        (json!({}), surging(json!("10%")), replacing(json!("10%"))),
+        (
+            json!({"updateStrategy": {"maxUnavailable": 2}}),
+            replacing(json!(2)),
+            replacing(json!(2)),
+        ),
+        (
+            json!({"updateStrategy": {"maxUnavailable": "50%", "maxSurge": 0}}),
+            replacing(json!("50%")),
+            replacing(json!("50%")),
+        ),
+        (
+            json!({"updateStrategy": {"maxSurge": "0%"}}),
+            replacing(json!("10%")),
+            replacing(json!("10%")),
+        ),
+        (
+            json!({"hostId": "Hostname"}),
+            surging(json!("10%")),
+            replacing(json!("10%")),
+        ),
+        (on_node_port, replacing(json!("10%")), replacing(json!("10%"))),
+        (
+            json!({"updateStrategy": {"maxSurge": 3}}),
+            surging(json!(3)),
+            surging(json!(3)),
+        ),
+        (
+            json!({"updateStrategy": {"maxSurge": "100%", "maxUnavailable": "0%"}}),
+            surging(json!("100%")),
+            surging(json!("100%")),
+        ),
+    ];
+    let version = |minor| Version { major: 1, minor };
+    for (change, new, old) in cases {
+        let mut spec = json!({"image": "agent:1"});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let strategy = |version| {
+            let agents = agents(&spec).fit(version)?;
+            let objects = build(&agents, &Remainder::Everything, "monitoring", version).unwrap();
+            let set = serde_json::to_value(objects.daemon_set).unwrap();
+            Ok(set["spec"]["updateStrategy"]["rollingUpdate"].clone())
+        };
+        for minor in [22, 33] {
+            assert_eq!(
+                strategy(Some(version(minor))),
+                Ok(new.clone()),
+                "{change} on 1.{minor}"
+            );
+        }
+        // An API server that does not say may know it; one that is older does not.
+        assert_eq!(strategy(None), Ok(old.clone()), "{change}");
+        let expected = if old.get("maxSurge").is_some() {
+            Err(Error::SurgeUnknown { version: version(21) })
+        } else {
+            Ok(old)
+        };
+        assert_eq!(strategy(Some(version(21))), expected, "{change} on 1.21");
     }
 }
 
@@ -400,7 +481,7 @@ fn the_nodes_of_older_resources_are_left_out() {
         .unwrap(),
     };
     let remainder = Remainder::of(&agents.node_selector, &[older]);
-    let objects = build(&agents, &remainder, "monitoring").unwrap();
+    let objects = build(&agents, &remainder, "monitoring", None).unwrap();
     assert_eq!(
         serde_json::to_value(objects.daemon_set).unwrap()["spec"]["template"]["spec"]["affinity"],
         json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
@@ -486,12 +567,36 @@ fn a_bad_spec_is_refused_by_its_field_and_with_a_way_out() {
             "",
         ),
         (
-            json!({"updateStrategy": {"maxUnavailable": 0}}),
-            "spec.updateStrategy.maxUnavailable: `0` is neither",
+            json!({"imagePullSecrets": [{"name": "registry"}, {"name": "Not one"}]}),
+            "spec.imagePullSecrets: `Not one` is not a name",
         ),
         (
-            json!({"updateStrategy": {"maxUnavailable": "0%"}}),
-            "`0%` is neither",
+            json!({"imagePullSecrets": ["registry"]}),
+            "spec.imagePullSecrets[0]: invalid type",
+        ),
+        (
+            json!({"updateStrategy": {"maxUnavailable": 0}}),
+            "spec.updateStrategy.maxUnavailable: cannot be 0 when maxSurge is 0",
+        ),
+        (
+            json!({"updateStrategy": {"maxUnavailable": "0%", "maxSurge": 0}}),
+            "cannot be 0 when maxSurge is 0",
+        ),
+        (
+            json!({"updateStrategy": {"maxUnavailable": 1, "maxSurge": "10%"}}),
+            "spec.updateStrategy.maxSurge: may not be set when maxUnavailable is not 0",
+        ),
+        (
+            json!({"updateStrategy": {"maxSurge": -1}}),
+            "spec.updateStrategy.maxSurge: `-1` is neither",
+        ),
+        (
+            json!({"updateStrategy": {"maxSurge": "00%"}}),
+            "spec.updateStrategy.maxSurge: `00%` is neither",
+        ),
+        (
+            json!({"updateStrategy": {"maxSurge": 1}, "hostId": "Hostname", "metrics": {}}),
+            "spec.metrics has room for one",
         ),
         (
             json!({"updateStrategy": {"maxUnavailable": "101%"}}),

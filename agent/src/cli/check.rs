@@ -11,7 +11,7 @@ use super::table::{Align, Table};
 use crate::bpf::{self, CheckState, HookChoice};
 use crate::client::Client;
 use crate::config::{HostIdSource, PluginDir, Settings};
-use crate::server::SocketState;
+use crate::server::{PLUGIN_DIR, SocketState};
 use crate::totals::{HostTotals, Totals};
 
 /// What was found.
@@ -150,7 +150,10 @@ fn running_host_id(host: &HostTotals) -> (State, String) {
 }
 
 async fn plugin_dir(dir: &PluginDir) -> Row {
-    let (state, detail) = match (SocketState::of(&dir.socket()).await, writable(&dir.socket_dir())) {
+    let (state, detail) = match (
+        SocketState::of(&dir.socket(), PLUGIN_DIR).await,
+        writable(&dir.socket_dir()),
+    ) {
         (Err(error), _) => (State::Missing, error.to_string()),
         (Ok(SocketState::Live(pid)), _) => {
             let agent = pid.map_or_else(

@@ -24,6 +24,7 @@ use crate::client::{Client, ClientError};
 use crate::config::{ConfigError, LogFormat, LogLevel, Overrides, Settings};
 use crate::reload::ConfigFile;
 use crate::run::{self, RunError};
+use crate::server::STANDING_BY;
 
 /// Counts the HTTP requests of every process on this host in the kernel and shows them in Weave Scope.
 #[derive(Debug, Parser)]
@@ -230,7 +231,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         }
         Command::Healthcheck { ready } => {
             let path = if ready { "/readyz" } else { "/healthz" };
-            ask(&settings, async |client| client.get(path).await)?;
+            let said = ask(&settings, async |client| client.get(path).await)?;
+            // Who serves Scope must be well where Scope asks.
+            if settings.standby_socket.is_some() && said != STANDING_BY {
+                let plugin = Client::new(settings.plugin_dir.socket());
+                ask_client(plugin, async |client| client.get(path).await)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -240,11 +246,25 @@ fn runtime(builder: &mut Builder) -> Result<Runtime, Error> {
     builder.enable_all().build().map_err(Error::Runtime)
 }
 
+/// The agent to ask: who has a socket of its own is told from others by it.
+fn client(settings: &Settings) -> Client {
+    Client::new(match &settings.standby_socket {
+        Some(own) => own.path().to_owned(),
+        None => settings.plugin_dir.socket(),
+    })
+}
+
 fn ask<T>(
     settings: &Settings,
     request: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
 ) -> Result<T, Error> {
-    let client = Client::new(settings.plugin_dir.socket());
+    ask_client(client(settings), request)
+}
+
+fn ask_client<T>(
+    client: Client,
+    request: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
+) -> Result<T, Error> {
     let runtime = runtime(&mut Builder::new_current_thread())?;
     Ok(runtime.block_on(request(client))?)
 }

@@ -1,5 +1,5 @@
 //! The plugin's socket: its life on disk ([`PluginSocket`]) and what is served on it. Metrics also on a TCP port
-//! ([`MetricsPort`]), under the same limits.
+//! ([`MetricsPort`]), under the same limits, and everything also on a socket of the agent's own ([`StandbySocket`]).
 //!
 //! | `GET` | answer |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `/totals` | totals since the start, read from the kernel when asked |
 //! | `/overview` | totals and rates of everyone at the latest tick, for the live table |
 //! | `/metrics` | the same as counters for Prometheus: `OpenMetrics` for those who ask for it |
-//! | `/healthz` | 200 while the sampler ticks |
+//! | `/healthz` | 200 while the sampler ticks; says so if this agent stands by |
 //! | `/readyz` | 200 while the counters can be read |
 //!
 //! Other paths are 404, other methods 405.
@@ -16,6 +16,7 @@ mod body;
 mod clients;
 mod port;
 mod socket;
+mod standby;
 mod stream;
 
 use std::future::pending;
@@ -23,7 +24,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{RawQuery, State};
+use axum::extract::{FromRef, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -36,7 +37,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,8 @@ use crate::sampler::{Feed, Published, View};
 pub use body::Body;
 use clients::{Activity, Clients};
 pub use port::{MetricsPort, PortError};
-pub use socket::{PluginSocket, SocketError, SocketState};
+pub use socket::{PLUGIN_DIR, PluginSocket, SocketError, SocketState};
+pub use standby::{StandbySocket, Turn};
 use stream::Impatient;
 
 /// Clients served at once; a next one takes the place of who is missed least. Scope has two pollers.
@@ -67,13 +69,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A sampler that has not ticked for this long, nor for three intervals, hangs.
 const MIN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What `/healthz` and `/readyz` of an agent say that is well and stands by.
+pub const STANDING_BY: &str = "standing by\n";
+
 #[derive(Clone, Debug)]
 struct Api {
     feed: Feed,
+    /// Whether this agent has the plugin's socket.
+    serving: watch::Receiver<bool>,
 }
 
-/// The routes, over a sampler.
-pub fn router(feed: Feed) -> Router {
+/// The routes, over a sampler. `serving` says whether this agent has the plugin's socket.
+pub fn router(feed: Feed, serving: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/report", get(report))
         .route("/totals", get(totals))
@@ -87,7 +94,7 @@ pub fn router(feed: Feed) -> Router {
                 "no such path: there are /report, /totals, /overview, /metrics, /healthz and /readyz\n",
             )
         })
-        .with_state(Api { feed })
+        .with_state(Api { feed, serving })
 }
 
 /// The routes for those who may be on another host: metrics, and nothing else.
@@ -95,7 +102,7 @@ pub fn metrics_router(feed: Feed) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .fallback(async || (StatusCode::NOT_FOUND, "no such path: there is /metrics\n"))
-        .with_state(Api { feed })
+        .with_state(feed)
 }
 
 const JSON: &str = "application/json";
@@ -129,6 +136,12 @@ fn unavailable(reason: &str) -> Response {
 #[derive(Clone, Copy, Debug)]
 struct Peer(Option<u32>);
 
+impl FromRef<Api> for Feed {
+    fn from_ref(api: &Api) -> Self {
+        api.feed.clone()
+    }
+}
+
 async fn report(
     State(api): State<Api>,
     Extension(Peer(pid)): Extension<Peer>,
@@ -158,7 +171,7 @@ async fn overview(State(api): State<Api>, headers: HeaderMap) -> Response {
     }
 }
 
-async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+async fn metrics(State(feed): State<Feed>, headers: HeaderMap) -> Response {
     let accepted = headers.get_all(ACCEPT).iter();
     let open = accepted
         .filter_map(|value| value.to_str().ok())
@@ -171,7 +184,7 @@ async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
     } else {
         (View::ClassicMetrics, "text/plain; version=0.0.4; charset=utf-8")
     };
-    match api.feed.view(view).await {
+    match feed.view(view).await {
         Ok(body) => compressible(&headers, content_type, &body),
         Err(error) => unavailable(&error.to_string()),
     }
@@ -183,7 +196,12 @@ async fn healthz(State(api): State<Api>) -> Response {
     if silence > (interval * 3).max(MIN_PATIENCE) {
         return unavailable(&format!("no sample for {} s", silence.as_secs()));
     }
-    "ok\n".into_response()
+    if *api.serving.borrow() {
+        "ok\n"
+    } else {
+        STANDING_BY
+    }
+    .into_response()
 }
 
 async fn readyz(State(api): State<Api>) -> Response {

@@ -52,17 +52,23 @@ impl MetricsPort {
     ///
     /// # Errors
     /// When it cannot be had. While the agent runs, that is no reason to end: it goes on trying then.
-    pub async fn open(mut live: watch::Receiver<Live>) -> Result<Self, PortError> {
+    pub async fn open(live: watch::Receiver<Live>) -> Result<Self, PortError> {
+        let mut port = Self::later(live);
+        if let Some(address) = port.address {
+            port.listener = Some(listen(address).await?);
+        }
+        Ok(port)
+    }
+
+    /// The same, but it is opened only when it is served on: until then, another agent may have it.
+    #[must_use]
+    pub fn later(mut live: watch::Receiver<Live>) -> Self {
         let address = live.borrow_and_update().metrics_address;
-        let listener = match address {
-            Some(address) => Some(listen(address).await?),
-            None => None,
-        };
-        Ok(Self {
+        Self {
             live,
             address,
-            listener,
-        })
+            listener: None,
+        }
     }
 
     /// Serves on it until `shutdown`, wherever it is.

@@ -4,10 +4,13 @@
 //! on one path would hide each other, so: a socket that nobody listens on is replaced, one that somebody listens on
 //! is never touched, and what was created is removed at the end, but only if it is still ours.
 //!
+//! An agent that is to stand by waits for the other one to leave ([`PluginSocket::take_over`]). Looking, making and removing
+//! happen while the directory is held ([`hold`]), so that whatever the order of leaving and coming, there is one socket.
+//!
 //! Scope's directory may be replaced while the agent runs, or another file system mounted over it. Then the socket is out
 //! of sight and is made anew ([`PluginSocket::keep`]).
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -23,13 +26,17 @@ use crate::config::PluginDir;
 
 /// How often it is looked whether the socket is still in its place. Scope looks for plugins every 5 s.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Pause between two attempts to have a socket that another one listens on; only if it would not say when it leaves.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the socket could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A directory is missing and cannot be created.
-    #[error("failed to create the directory {}: {cause}: {}", .path.display(), fix(.cause))]
+    #[error("failed to create the directory {}: {cause}: {}", .path.display(), fix(.cause, option))]
     CreateDir {
+        /// What asked for it.
+        option: &'static str,
         /// The directory.
         path: PathBuf,
         /// Why.
@@ -46,7 +53,7 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// The socket's directory cannot be used.
-    #[error("failed to use the directory {}: {cause}: {}", .path.display(), fix(.cause))]
+    #[error("failed to use the directory {}: {cause}: {}", .path.display(), fix(.cause, PLUGIN_DIR))]
     UseDir {
         /// The directory.
         path: PathBuf,
@@ -55,24 +62,30 @@ pub enum SocketError {
     },
     /// Another process listens.
     #[error(
-        "failed to listen on {}: {} listens there already: stop it, or choose another --plugin-dir",
+        "failed to listen on {}: {} listens there already: stop it, or choose another {option}",
         .path.display(), describe(*.pid)
     )]
     InUse {
+        /// What asked for it.
+        option: &'static str,
         /// The socket.
         path: PathBuf,
         /// Who listens, if that can be seen from our PID namespace.
         pid: Option<i32>,
     },
     /// There is something that is no socket.
-    #[error("failed to listen on {}: it exists and is no socket: remove it, or choose another --plugin-dir", .path.display())]
+    #[error("failed to listen on {}: it exists and is no socket: remove it, or choose another {option}", .path.display())]
     NotASocket {
+        /// What asked for it.
+        option: &'static str,
         /// What is there.
         path: PathBuf,
     },
     /// Anything else.
-    #[error("failed to listen on {}: {cause}: {}", .path.display(), fix(.cause))]
+    #[error("failed to listen on {}: {cause}: {}", .path.display(), fix(.cause, option))]
     Listen {
+        /// What asked for it.
+        option: &'static str,
         /// The socket.
         path: PathBuf,
         /// Why.
@@ -80,12 +93,15 @@ pub enum SocketError {
     },
 }
 
-fn fix(cause: &io::Error) -> &'static str {
+/// The option that says where the plugin's socket is.
+pub const PLUGIN_DIR: &str = "--plugin-dir";
+
+fn fix(cause: &io::Error, option: &str) -> String {
     match cause.kind() {
-        ErrorKind::PermissionDenied => {
-            "run the agent as root (sudo), or with CAP_BPF and CAP_PERFMON and a --plugin-dir it may write to"
-        }
-        _ => "choose another --plugin-dir",
+        ErrorKind::PermissionDenied => format!(
+            "run the agent as root (sudo), or with CAP_BPF and CAP_PERFMON and a {option} it may write to"
+        ),
+        _ => format!("choose another {option}"),
     }
 }
 
@@ -108,12 +124,13 @@ pub enum SocketState {
 }
 
 impl SocketState {
-    /// Looks by connecting.
+    /// Looks by connecting. `option` is what says where to look.
     ///
     /// # Errors
     /// When there is something else than a socket, or it may not be connected to.
-    pub async fn of(path: &Path) -> Result<Self, SocketError> {
+    pub async fn of(path: &Path, option: &'static str) -> Result<Self, SocketError> {
         let listen_error = |cause| SocketError::Listen {
+            option,
             path: path.to_owned(),
             cause,
         };
@@ -121,6 +138,7 @@ impl SocketState {
             Ok(metadata) if metadata.file_type().is_socket() => {}
             Ok(_) => {
                 return Err(SocketError::NotASocket {
+                    option,
                     path: path.to_owned(),
                 });
             }
@@ -155,21 +173,23 @@ fn file_id(path: &Path) -> io::Result<FileId> {
 /// Directories we created, innermost last. Removed again when dropped, unless they are others' by now or others put
 /// something in.
 #[derive(Debug, Default)]
-struct CreatedDirs(Vec<(PathBuf, FileId)>);
+pub(super) struct CreatedDirs(Vec<(PathBuf, FileId)>);
 
 impl CreatedDirs {
-    fn create(&mut self, path: &Path, mode: u32) -> Result<(), SocketError> {
+    /// Makes `path` and what is missing above it. `option` is what asks for it.
+    pub(super) fn create(&mut self, path: &Path, mode: u32, option: &'static str) -> Result<(), SocketError> {
         if path.is_dir() {
             return Ok(());
         }
         if let Some(parent) = path.parent() {
-            self.create(parent, 0o755)?;
+            self.create(parent, 0o755, option)?;
         }
         match DirBuilder::new().mode(mode).create(path) {
             Ok(()) => self.add(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
             Err(cause) => {
                 return Err(SocketError::CreateDir {
+                    option,
                     path: path.to_owned(),
                     cause,
                 });
@@ -202,9 +222,35 @@ impl Drop for CreatedDirs {
 
 /// The file that was bound, by device and inode. Removed when dropped, if it is still the one.
 #[derive(Debug)]
-struct BoundFile {
+pub(super) struct BoundFile {
     path: PathBuf,
     id: FileId,
+}
+
+impl BoundFile {
+    /// Listens at `path`, which `option` names. Also says whether there was a socket that nobody listened on.
+    ///
+    /// # Errors
+    /// When somebody listens there, or something is in the way.
+    pub(super) async fn bind(
+        path: PathBuf,
+        option: &'static str,
+    ) -> Result<(Self, UnixListener, bool), SocketError> {
+        let listen_error = |cause| SocketError::Listen {
+            option,
+            path: path.clone(),
+            cause,
+        };
+        let state = SocketState::of(&path, option).await?;
+        match state {
+            SocketState::Live(pid) => return Err(SocketError::InUse { option, path, pid }),
+            SocketState::Stale => fs::remove_file(&path).map_err(listen_error)?,
+            SocketState::Absent => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(listen_error)?;
+        let id = file_id(&path).map_err(listen_error)?;
+        Ok((Self { path, id }, listener, matches!(state, SocketState::Stale)))
+    }
 }
 
 impl Drop for BoundFile {
@@ -228,6 +274,19 @@ pub struct PluginSocket {
     file: BoundFile,
     dirs: CreatedDirs,
     plugin_dir: PluginDir,
+    held: Option<File>,
+}
+
+impl Drop for PluginSocket {
+    fn drop(&mut self) {
+        // Who comes now must not take a directory that is about to be removed.
+        self.held = match hold(&self.plugin_dir.socket_dir()) {
+            Ok(Hold::Held(held)) => Some(held),
+            // It is about to bind, or to find our socket.
+            Ok(Hold::Others(dir)) => dir.lock().ok().map(|()| dir),
+            Ok(Hold::Gone) | Err(_) => None,
+        };
+    }
 }
 
 impl PluginSocket {
@@ -238,43 +297,60 @@ impl PluginSocket {
     pub async fn claim(plugin_dir: &PluginDir) -> Result<(Self, UnixListener), SocketError> {
         let mut dirs = CreatedDirs::default();
         let dir = plugin_dir.socket_dir();
-        dirs.create(plugin_dir.path(), 0o755)?;
+        dirs.create(plugin_dir.path(), 0o755, PLUGIN_DIR)?;
         if is_deleted(plugin_dir.path()) {
             let path = plugin_dir.path().to_owned();
             return Err(SocketError::Deleted { path });
         }
-        dirs.create(&dir, 0o700)?;
-        let lock = lock(&dir).map_err(|cause| SocketError::UseDir {
+        let use_error = |cause| SocketError::UseDir {
             path: dir.clone(),
             cause,
-        })?;
-
-        let path = plugin_dir.socket();
-        let listen_error = |cause| SocketError::Listen {
-            path: path.clone(),
-            cause,
         };
-        match SocketState::of(&path).await? {
-            SocketState::Live(pid) => return Err(SocketError::InUse { path, pid }),
-            SocketState::Stale => {
-                fs::remove_file(&path).map_err(listen_error)?;
-                // Who left its socket could not remove its directory either. Now it is ours to remove.
-                dirs.add(&dir);
+        let held = loop {
+            dirs.create(&dir, 0o700, PLUGIN_DIR)?;
+            match hold(&dir).map_err(use_error)? {
+                Hold::Held(held) => break held,
+                // Not by blocking: who holds it may need this thread to go on.
+                Hold::Others(_) => sleep(TAKE_OVER_PAUSE).await,
+                // An agent that left took it along.
+                Hold::Gone => {}
             }
-            SocketState::Absent => {}
+        };
+        make_private(&held).map_err(use_error)?;
+
+        let (file, listener, was_stale) = BoundFile::bind(plugin_dir.socket(), PLUGIN_DIR).await?;
+        if was_stale {
+            // Who left its socket could not remove its directory either. Now it is ours to remove.
+            dirs.add(&dir);
         }
-        let listener = UnixListener::bind(&path).map_err(listen_error)?;
-        let id = file_id(&path).map_err(listen_error)?;
-        let file = BoundFile { path, id };
-        drop(lock);
+        drop(held);
         Ok((
             Self {
                 file,
                 dirs,
                 plugin_dir: plugin_dir.clone(),
+                held: None,
             },
             listener,
         ))
+    }
+
+    /// The same, but while another agent listens there, waits until it leaves or is killed.
+    ///
+    /// # Errors
+    /// When files or permissions are in the way.
+    pub async fn take_over(plugin_dir: &PluginDir) -> Result<(Self, UnixListener), SocketError> {
+        loop {
+            match Self::claim(plugin_dir).await {
+                Ok((mut socket, listener)) => {
+                    // Who left could not remove it while we were about to come.
+                    socket.dirs.add(&plugin_dir.socket_dir());
+                    return Ok((socket, listener));
+                }
+                Err(SocketError::InUse { path, .. }) => until_left(&path).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Looks after the socket until `shutdown`: when it is not in its place any more, makes a new one and hands out its
@@ -326,14 +402,62 @@ fn is_deleted(dir: &Path) -> bool {
     fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
-/// Makes the directory ours alone, and holds it until the returned file is closed: two agents that start at once
-/// must not both find the socket stale.
-fn lock(dir: &Path) -> io::Result<File> {
-    let file = File::open(dir)?;
-    file.lock()?;
-    let metadata = file.metadata()?;
-    if metadata.permissions().mode() & 0o777 != 0o700 {
-        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+/// A directory that is to be held.
+enum Hold {
+    /// Until the file is closed.
+    Held(File),
+    /// Another agent does; not for long.
+    Others(File),
+    /// It is not there any more.
+    Gone,
+}
+
+/// Holds a directory, which one agent does at a time: two that start at once must not both find a socket stale, nor may one
+/// come while another one leaves.
+fn hold(dir: &Path) -> io::Result<Hold> {
+    let gone = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => Ok(Hold::Gone),
+        _ => Err(error),
+    };
+    let file = match File::open(dir) {
+        Ok(file) => file,
+        Err(error) => return gone(error),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Hold::Others(file)),
+        Err(TryLockError::Error(error)) => return Err(error),
     }
-    Ok(file)
+    let held = file.metadata()?;
+    match fs::metadata(dir) {
+        Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => Ok(Hold::Held(file)),
+        Ok(_) => Ok(Hold::Gone),
+        Err(error) => gone(error),
+    }
+}
+
+/// Only we may enter the directory.
+fn make_private(dir: &File) -> io::Result<()> {
+    if dir.metadata()?.permissions().mode() & 0o777 != 0o700 {
+        dir.set_permissions(Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Until who listens at `path` closes our connection, which it does when it stops, and the kernel when it is killed. Also
+/// when it has waited long enough for a request; then there is still somebody.
+async fn until_left(path: &Path) {
+    sleep(TAKE_OVER_PAUSE).await;
+    let Ok(stream) = UnixStream::connect(path).await else {
+        return;
+    };
+    let mut farewell = [0; 1024];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut farewell) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
 }

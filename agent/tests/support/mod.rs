@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,10 @@ pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
 /// A running agent with a plugin directory of its own. Killed when dropped, stopped politely by [`Agent::stop`].
 pub(crate) struct Agent {
     child: Child,
-    directory: TempDir,
+    directory: Arc<TempDir>,
+    /// Of its own: its log, and its own socket if it has one.
+    place: TempDir,
+    asked_at: PathBuf,
 }
 
 impl Agent {
@@ -69,8 +73,30 @@ impl Agent {
     /// The same, with more arguments.
     #[track_caller]
     pub(crate) fn start_with(hook: &str, arguments: &[&str]) -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
-        let log = fs::File::create(directory.path().join("agent.log")).expect("a log for the agent");
+        let directory = Arc::new(temporary());
+        let (place, asked_at) = (temporary(), socket_in(&directory));
+        Self::start_at(directory, place, asked_at, hook, arguments)
+    }
+
+    /// Starts another one on the same plugin directory, which stands by, and waits until that answers on its own socket.
+    #[track_caller]
+    pub(crate) fn start_standby(&self, hook: &str, arguments: &[&str]) -> Self {
+        let place = temporary();
+        let own = place.path().join("agent/own.sock");
+        let mut all = vec!["--standby-socket", own.to_str().expect("a path that is text")];
+        all.extend(arguments);
+        Self::start_at(Arc::clone(&self.directory), place, own.clone(), hook, &all)
+    }
+
+    #[track_caller]
+    fn start_at(
+        directory: Arc<TempDir>,
+        place: TempDir,
+        asked_at: PathBuf,
+        hook: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let log = fs::File::create(place.path().join("agent.log")).expect("a log for the agent");
         let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
             .args(["run", "--hook", hook, "--plugin-dir"])
             .arg(directory.path())
@@ -80,7 +106,12 @@ impl Agent {
             .stderr(log)
             .spawn()
             .expect("the agent starts");
-        let mut agent = Self { child, directory };
+        let mut agent = Self {
+            child,
+            directory,
+            place,
+            asked_at,
+        };
         wait_for("the agent's first answer", || {
             let ended = agent.child.try_wait().expect("the agent is our child");
             assert!(ended.is_none(), "the agent ended at its start, {ended:?}");
@@ -89,14 +120,29 @@ impl Agent {
         agent
     }
 
-    /// Where it serves.
+    /// Where it serves Scope.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path().join("http-statistics/http-statistics.sock")
+        socket_in(&self.directory)
+    }
+
+    /// Where it can be asked: its own socket if it has one, else where it serves Scope.
+    pub(crate) fn asked_at(&self) -> &Path {
+        &self.asked_at
+    }
+
+    /// Its plugin directory.
+    pub(crate) fn directory(&self) -> Arc<TempDir> {
+        Arc::clone(&self.directory)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("agent.log")).unwrap_or_default()
+        fs::read_to_string(self.place.path().join("agent.log")).unwrap_or_default()
     }
 
     /// `GET /totals`.
@@ -112,18 +158,7 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> io::Result<Value> {
-        let mut socket = UnixStream::connect(self.socket())?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            socket,
-            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut socket = BufReader::new(socket);
-        let head = read_head(&mut socket)?;
-        assert_eq!(head.code, 200, "GET {path}");
-        let mut body = vec![0; head.length];
-        socket.read_exact(&mut body)?;
-        Ok(serde_json::from_slice(&body)?)
+        get(&self.asked_at, path)
     }
 
     /// The ids of the programs and links that it holds.
@@ -140,19 +175,58 @@ impl Agent {
             .collect()
     }
 
-    /// SIGTERM; then the exit code must be 0, and its socket and its programs must be gone.
+    /// SIGKILL, and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the agent is our child");
+        self.child.wait().expect("the agent is our child");
+    }
+
+    /// SIGTERM; then the exit code must be 0. Returns what it has said.
     #[track_caller]
-    pub(crate) fn stop(mut self) {
-        let programs = self.programs();
-        assert!(!programs.is_empty(), "the agent holds no program");
+    pub(crate) fn leave(mut self) -> String {
         let status = terminate(&mut self.child);
         assert!(status.success(), "the agent ended with {status}:\n{}", self.log());
-        assert!(!self.socket().exists(), "the agent left its socket");
+        self.log()
+    }
+
+    /// The same, and its socket and its programs must be gone.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        let programs = self.programs();
+        assert!(!programs.is_empty(), "the agent holds no program");
+        // Its directories go with it.
+        let (_directory, socket) = (self.directory(), self.socket());
+        self.leave();
+        assert!(!socket.exists(), "the agent left its socket");
         // The kernel frees programs some time after their last user is gone.
         wait_for("the kernel to forget the agent's programs", || {
             programs.iter().all(|id| !is_loaded(*id)).then_some(())
         });
     }
+}
+
+fn temporary() -> TempDir {
+    TempDir::new().expect("a temporary directory")
+}
+
+fn socket_in(plugin_dir: &TempDir) -> PathBuf {
+    plugin_dir.path().join("http-statistics/http-statistics.sock")
+}
+
+/// What whoever listens at `socket` answers to `GET path`.
+pub(crate) fn get(socket: &Path, path: &str) -> io::Result<Value> {
+    let mut socket = UnixStream::connect(socket)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut socket = BufReader::new(socket);
+    let head = read_head(&mut socket)?;
+    assert_eq!(head.code, 200, "GET {path}");
+    let mut body = vec![0; head.length];
+    socket.read_exact(&mut body)?;
+    Ok(serde_json::from_slice(&body)?)
 }
 
 impl Drop for Agent {

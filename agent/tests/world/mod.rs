@@ -217,7 +217,7 @@ impl Agent {
         let (socket, listener) = PluginSocket::claim(&plugin_dir(&root)).await.unwrap();
         let (sampler, feed) = world.sampler(settings);
         let stop = CancellationToken::new();
-        let router = server::router(feed.clone());
+        let router = server::router(feed.clone(), watch::Sender::new(true).subscribe());
         let (renewed, listeners) = mpsc::channel(1);
         renewed.try_send(listener).unwrap();
         let keeping = socket.keep(renewed, stop.clone());

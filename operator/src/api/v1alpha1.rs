@@ -88,6 +88,14 @@ pub struct HttpStatisticsSpec {
     #[schemars(length(min = 1, max = 1024))]
     pub image: String,
 
+    /// Secrets with which the nodes pull the image, in the operator's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub image_pull_secrets: Vec<LocalReference>,
+
     /// Run agents only on nodes that carry all of these labels. Empty: on every Linux node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
@@ -106,7 +114,10 @@ pub struct HttpStatisticsSpec {
     #[serde(default, skip_serializing_if = "Resources::is_unset")]
     pub resources: Resources,
 
-    /// How running agents are replaced when a change needs that.
+    /// How running agents are replaced when a change needs that. Unless `maxSurge` or `maxUnavailable` says otherwise, the new
+    /// agent starts beside the old one and takes over, so that nothing is missed, on 10% of the nodes at a time. API servers
+    /// before Kubernetes 1.22 cannot do that; there, and where the agents have a port in the node's network, 10% of the nodes
+    /// are without an agent at a time.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
 
@@ -171,6 +182,14 @@ pub struct HttpStatisticsSpec {
     pub log_level: LogLevel,
 }
 
+/// An object in the operator's namespace.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct LocalReference {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// CPU and memory of one agent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Resources {
@@ -194,27 +213,28 @@ impl Resources {
     }
 }
 
-/// How running agents are replaced. There is no `maxSurge`: a node's plugin socket has room for one agent only.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+/// How running agents are replaced.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[x_kube(
+    validation = Rule::new("(has(self.maxSurge) && string(self.maxSurge) != '0' && string(self.maxSurge) != '0%') ? (!has(self.maxUnavailable) || string(self.maxUnavailable) == '0' || string(self.maxUnavailable) == '0%') : (!has(self.maxUnavailable) || (string(self.maxUnavailable) != '0' && string(self.maxUnavailable) != '0%'))")
+        .message("updateStrategy: one of maxSurge and maxUnavailable must be 0 or left out, and the other not"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateStrategy {
     /// When agents are replaced.
     #[serde(default, rename = "type")]
     pub kind: UpdateKind,
 
-    /// How many nodes may be without an agent during a rolling update, as a number of at least 1 or a percentage.
-    #[serde(default = "default_max_unavailable")]
+    /// On how many nodes the new agent may start while the old one still serves, during a rolling update, as a number or a
+    /// percentage. The new one takes over when the old one has stopped. From Kubernetes 1.22 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "count_or_percentage")]
-    pub max_unavailable: IntOrString,
-}
+    pub max_surge: Option<IntOrString>,
 
-impl Default for UpdateStrategy {
-    fn default() -> Self {
-        Self {
-            kind: UpdateKind::default(),
-            max_unavailable: default_max_unavailable(),
-        }
-    }
+    /// How many nodes may be without an agent during a rolling update, as a number or a percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "count_or_percentage")]
+    pub max_unavailable: Option<IntOrString>,
 }
 
 /// When agents are replaced.
@@ -413,10 +433,6 @@ fn tolerate_everything() -> Vec<Toleration> {
     }]
 }
 
-fn default_max_unavailable() -> IntOrString {
-    IntOrString::String("10%".to_owned())
-}
-
 /// Scope polls once a second.
 fn default_interval_seconds() -> i32 {
     1
@@ -454,12 +470,11 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A whole number from 1, or from `1%` to `100%`. Zero is refused: as a node never runs two agents at a time, an
-/// update could not even begin.
+/// A whole number, or `0%` to `100%`.
 fn count_or_percentage(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
-        "minimum": 1,
-        "pattern": "^([1-9][0-9]?|100)%$",
+        "minimum": 0,
+        "pattern": "^([0-9]|[1-9][0-9]|100)%$",
     })
 }

@@ -9,17 +9,22 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
-    ExecAction, HostPathVolumeSource, NodeAffinity, NodeSelector, ObjectFieldSelector, PodSpec,
-    PodTemplateSpec, Probe, SeccompProfile, SecurityContext, ServiceAccount, Volume, VolumeMount,
+    Affinity, Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+    EnvVar, EnvVarSource, ExecAction, HostPathVolumeSource, LocalObjectReference, NodeAffinity, NodeSelector,
+    ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecurityContext, ServiceAccount,
+    Volume, VolumeMount,
 };
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use super::claims::Remainder;
-use super::validate::{AgentConfiguration, Agents, Identity};
-use crate::api::v1alpha1::{AttachMode, HostId, LogLevel, Namespaces, Processes, SecurityMode, UpdateKind};
+use super::validate::{AgentConfiguration, Agents, Identity, Update};
+use super::version::{MAX_SURGE, Version};
+use crate::api::v1alpha1::{
+    AttachMode, HostId, LocalReference, LogLevel, Namespaces, Processes, SecurityMode,
+};
 
 /// The role that the installation brings and that the agents are bound to. Names of owned objects begin with it.
 pub const AGENT_ROLE: &str = "scope-http-statistics-agent";
@@ -37,6 +42,8 @@ const POD_LOGS: &str = "/var/log/pods";
 const CONTAINER_LOGS: &str = "/var/log/containers";
 /// A container sees only its own part of the cgroups; the agents tell pods by theirs. Not mounted over the container's own.
 const CGROUPS: (&str, &str) = ("/sys/fs/cgroup", "/host/sys/fs/cgroup");
+/// Where an agent has a socket of its own, and can be asked while another one serves. A pluginDirectory could be in /run.
+const STANDBY: (&str, &str) = ("/standby", "agent.sock");
 /// A file that kubelet mounts and reads.
 const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 const CONFIGURATION_FILE: &str = "config.yaml";
@@ -65,11 +72,17 @@ pub fn object_name(name: &str) -> String {
     format!("{AGENT_ROLE}-{name}")
 }
 
-/// Builds what `agents` own in the operator's `namespace`, on the nodes that older resources leave.
+/// Builds what `agents` own in the operator's `namespace`, on the nodes that older resources leave, for an API server of
+/// `version`, if that is known.
 ///
 /// # Errors
 /// When the agents' configuration cannot be written.
-pub fn build(agents: &Agents, remainder: &Remainder, namespace: &str) -> Result<Objects, Error> {
+pub fn build(
+    agents: &Agents,
+    remainder: &Remainder,
+    namespace: &str,
+    version: Option<Version>,
+) -> Result<Objects, Error> {
     let name = object_name(&agents.identity.name);
     let in_namespace = ObjectMeta {
         namespace: Some(namespace.to_owned()),
@@ -109,7 +122,7 @@ pub fn build(agents: &Agents, remainder: &Remainder, namespace: &str) -> Result<
         },
         daemon_set: DaemonSet {
             metadata: in_namespace,
-            spec: Some(daemon_set(agents, remainder, name)),
+            spec: Some(daemon_set(agents, remainder, name, version)),
             status: None,
         },
     })
@@ -188,16 +201,42 @@ fn configuration(configuration: &AgentConfiguration) -> Result<String, Error> {
     })?)
 }
 
-fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -> DaemonSetSpec {
+fn update_strategy(update: &Update, version: Option<Version>) -> DaemonSetUpdateStrategy {
+    let rolling = |max_surge, max_unavailable| DaemonSetUpdateStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDaemonSet {
+            max_surge,
+            max_unavailable: Some(max_unavailable),
+        }),
+    };
+    let surging = |pace| rolling(Some(pace), IntOrString::Int(0));
+    match update {
+        Update::OnDelete => DaemonSetUpdateStrategy {
+            type_: Some("OnDelete".to_owned()),
+            rolling_update: None,
+        },
+        Update::Rolling if version >= Some(MAX_SURGE) => surging(Update::default_pace()),
+        Update::Rolling => rolling(None, Update::default_pace()),
+        Update::Surging(pace) => surging(pace.clone()),
+        Update::Replacing(pace) => rolling(None, pace.clone()),
+    }
+}
+
+fn daemon_set(
+    agents: &Agents,
+    remainder: &Remainder,
+    service_account: String,
+    version: Option<Version>,
+) -> DaemonSetSpec {
     let Agents {
         identity,
         image: _,
+        image_pull_secrets,
         node_selector,
         tolerations,
         priority_class,
         resources: _,
         update,
-        max_unavailable,
         security: _,
         hook: _,
         host_id,
@@ -211,19 +250,7 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
             match_labels: Some(labels.clone()),
             match_expressions: None,
         },
-        update_strategy: Some(match update {
-            UpdateKind::OnDelete => DaemonSetUpdateStrategy {
-                type_: Some("OnDelete".to_owned()),
-                rolling_update: None,
-            },
-            UpdateKind::RollingUpdate => DaemonSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDaemonSet {
-                    max_unavailable: Some(max_unavailable.clone()),
-                    max_surge: None,
-                }),
-            },
-        }),
+        update_strategy: Some(update_strategy(update, version)),
         template: PodTemplateSpec {
             metadata: Some(ObjectMeta {
                 labels: Some(labels),
@@ -250,6 +277,12 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
                 }),
                 tolerations: (!tolerations.is_empty()).then(|| tolerations.clone()),
                 priority_class_name: priority_class.clone(),
+                image_pull_secrets: (!image_pull_secrets.is_empty()).then(|| {
+                    let reference = |LocalReference { name }: &LocalReference| LocalObjectReference {
+                        name: name.clone(),
+                    };
+                    image_pull_secrets.iter().map(reference).collect()
+                }),
                 // To detach, and to take its socket away.
                 termination_grace_period_seconds: Some(15),
                 init_containers: Some(vec![hook_container(agents)]),
@@ -259,6 +292,11 @@ fn daemon_set(agents: &Agents, remainder: &Remainder, service_account: String) -
                     host_directory("pod-logs", POD_LOGS),
                     host_directory("container-logs", CONTAINER_LOGS),
                     host_directory("cgroups", CGROUPS.0),
+                    Volume {
+                        name: "standby".to_owned(),
+                        empty_dir: Some(EmptyDirVolumeSource::default()),
+                        ..Volume::default()
+                    },
                     Volume {
                         name: "configuration".to_owned(),
                         config_map: Some(ConfigMapVolumeSource {
@@ -312,12 +350,12 @@ fn container(agents: &Agents) -> Container {
     let Agents {
         identity: _,
         image,
+        image_pull_secrets: _,
         node_selector: _,
         tolerations: _,
         priority_class: _,
         resources,
         update: _,
-        max_unavailable: _,
         security,
         hook,
         host_id,
@@ -351,7 +389,7 @@ fn container(agents: &Agents) -> Container {
         }),
         resources: Some(resources.clone()),
         security_context: Some(security_context(*security)),
-        // All probes ask the agent over its socket, as Scope does.
+        // All probes ask this agent over its own socket, and over Scope's once it serves there.
         startup_probe: Some(probe(alive, 2, 30)),
         liveness_probe: Some(probe(alive, 20, 3)),
         readiness_probe: Some(probe(ready, 10, 3)),
@@ -363,6 +401,7 @@ fn container(agents: &Agents) -> Container {
             mount("pod-logs", POD_LOGS, Some(true)),
             mount("container-logs", CONTAINER_LOGS, Some(true)),
             mount("cgroups", CGROUPS.1, Some(true)),
+            mount("standby", STANDBY.0, None),
             // A directory: a file mounted by itself (subPath) would never change.
             mount("configuration", CONFIGURATION_DIRECTORY, Some(true)),
         ]),
@@ -393,6 +432,11 @@ fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec
         // The probes need it as well.
         variable("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
     ];
+    // Always: agents of two resources, or of an old and a new one, may meet on a node.
+    variables.push(variable(
+        "SCOPE_HTTP_STATISTICS_STANDBY_SOCKET",
+        format!("{}/{}", STANDBY.0, STANDBY.1),
+    ));
     // Whose pods to ask the API server for, and what Scope calls the host.
     variables.push(node_name("SCOPE_HTTP_STATISTICS_NODE_NAME"));
     if host_id == HostId::NodeName {

@@ -1,6 +1,6 @@
 //! What the operator knows of the cluster: one watch for each kind, and a cache that it fills.
 //!
-//! All reads are from here; the API server is asked for nothing else. A watch that breaks goes on with backoff, and what
+//! All reads are from here; else the API server is asked for its version only. A watch that breaks goes on with backoff, and what
 //! was known stays until then.
 
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub enum Trigger {
     One(String),
     /// Each of them.
     All,
+    /// None of them: a watch broke, and the API server that answers next may be another one.
+    Lost,
 }
 
 /// Everything that is known.
@@ -178,7 +180,7 @@ where
                 }),
                 Err(error) => {
                     tracing::warn!(kind, error = %error, "a watch broke; going on with what is known, trying again");
-                    None
+                    Some(Trigger::Lost)
                 }
             };
             std::future::ready(trigger)

@@ -4,8 +4,8 @@
 //! [`apply`] (write what differs) → [`status`] → [`events`]. Those in between take no client.
 //!
 //! Invariants:
-//! - Nothing is read but from [`caches`]; nothing is written that is there already. So a cluster at rest sees no
-//!   request but its watches.
+//! - Nothing is read but from [`caches`], and the API server's [`version`]; nothing is written that is there already. So a
+//!   cluster at rest sees no request but its watches.
 //! - Deleting is left to Kubernetes: every object has its resource as owner.
 //! - A resource that cannot be used changes nothing, and is looked at again when it changes.
 
@@ -19,6 +19,7 @@ pub mod pods;
 pub mod status;
 pub mod unchecked;
 pub mod validate;
+pub mod version;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +32,7 @@ use kube::api::ListParams;
 use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::{Applied, Applier, Memory};
@@ -40,7 +41,9 @@ use self::claims::{Contest, Remainder};
 use self::dereference::Dereferenced;
 use self::status::{Outcome, Seen};
 use self::unchecked::Unchecked;
-use crate::api::v1alpha1::{HttpStatisticsStatus, UpdateKind};
+use self::validate::Update;
+use self::version::Known;
+use crate::api::v1alpha1::HttpStatisticsStatus;
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
 
@@ -95,6 +98,7 @@ struct Context {
     caches: Caches,
     applier: Applier,
     namespace: String,
+    version: watch::Receiver<Known>,
     /// By uid.
     remembered: Mutex<HashMap<String, Remembered>>,
 }
@@ -116,6 +120,17 @@ pub async fn run(
     waiting_for.send_replace(Some("the caches: the watches have not begun"));
 
     let (caches, triggers) = caches::watch(&client, &namespace);
+    let (lost, known) = (Arc::new(Notify::new()), watch::Sender::new(Known::default()));
+    let follow_version = {
+        let (client, lost, known) = (client.clone(), Arc::clone(&lost), known.clone());
+        async move { version::follow(&client, &lost, &known).await }
+    };
+    // Another version may mean other objects.
+    let on_version = futures::stream::unfold(known.subscribe(), async |mut known| {
+        known.changed().await.ok()?;
+        Some((Trigger::All, known))
+    });
+    let triggers = futures::stream::select(triggers, on_version.boxed());
     let resources = caches.resources.clone();
     let context = Arc::new(Context {
         applier: Applier {
@@ -124,6 +139,7 @@ pub async fn run(
             tenure,
         },
         namespace,
+        version: known.subscribe(),
         remembered: Mutex::default(),
         caches: caches.clone(),
     });
@@ -134,6 +150,10 @@ pub async fn run(
             move |trigger| {
                 let names: Vec<String> = match trigger {
                     Trigger::One(name) => vec![name],
+                    Trigger::Lost => {
+                        lost.notify_one();
+                        Vec::new()
+                    }
                     Trigger::All => resources
                         .state()
                         .iter()
@@ -172,6 +192,7 @@ pub async fn run(
     tokio::select! {
         () = work => {}
         () = announce => {}
+        () = follow_version => {}
         () = async { stop.cancelled().await; tokio::time::sleep(STOP_TIMEOUT).await } => {
             tracing::warn!("stopped with work under way; the next start takes it up");
         }
@@ -202,6 +223,13 @@ async fn wait_for_definition(client: &Client) {
 
 async fn look_at(resource: Arc<Unchecked>, context: Arc<Context>) -> Result<Action, Error> {
     context.caches.filled().await;
+    // The sender lives as long as the controller.
+    let _known = context
+        .version
+        .clone()
+        .wait_for(|known| *known != Known::NotYet)
+        .await
+        .is_ok();
     let metrics = &context.applier.metrics;
     metrics.resources(context.caches.resources.len());
     let mut own_time = Duration::ZERO;
@@ -340,7 +368,8 @@ impl Context {
             outdated: false,
         });
         let start = Instant::now();
-        let agents = match validate::validate(resource) {
+        let version = self.version.borrow().version();
+        let agents = match validate::validate(resource).and_then(|agents| agents.fit(version)) {
             Ok(agents) => agents,
             Err(error) => {
                 return Attempt {
@@ -358,7 +387,7 @@ impl Context {
                 .iter()
                 .filter_map(|node| Some((node.metadata.name.as_deref()?, node.labels()))),
         );
-        let objects = build::build(&agents, &remainder, &self.namespace);
+        let objects = build::build(&agents, &remainder, &self.namespace, version);
         *own_time += start.elapsed();
 
         let mut outdated = false;
@@ -396,7 +425,7 @@ impl Context {
                 outdated,
                 daemon_set: Some(applied),
                 result: Ok(AttemptOutcome {
-                    on_delete: agents.update == UpdateKind::OnDelete,
+                    on_delete: agents.update == Update::OnDelete,
                     contest,
                 }),
             },

@@ -1,5 +1,7 @@
 //! What the agents' pods say about nodes that have no working agent.
 
+use std::collections::HashMap;
+
 use k8s_openapi::api::core::v1::{Affinity, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -211,11 +213,15 @@ fn words(text: &str) -> String {
 /// What an agent may use, in the order of the status.
 const HOOKS: [AttachMode; 3] = [AttachMode::Fentry, AttachMode::Kprobe, AttachMode::Tracepoint];
 
-/// How many agents use each hook, as far as they said; only hooks that are in use.
+/// On how many nodes agents use each hook, as far as they said; only hooks that are in use. Where one agent takes over from
+/// another, both are ready for a moment; they may use the same hook or not.
 #[must_use]
 pub fn hooks<'a>(pods: impl Iterator<Item = &'a AgentPod>) -> Vec<HookCount> {
     let mut counts = HOOKS.map(|hook| HookCount { hook, nodes: 0 });
-    for hook in pods.filter_map(AgentPod::hook) {
+    let by_node: HashMap<Option<&str>, AttachMode> = pods
+        .filter_map(|pod| Some((pod.spec.node_name.as_deref(), pod.hook()?)))
+        .collect();
+    for hook in by_node.into_values() {
         for count in counts.iter_mut().filter(|count| count.hook == hook) {
             count.nodes += 1;
         }
@@ -365,12 +371,13 @@ mod tests {
         let mut going = told("fentry\n", "True");
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        let pods = [
+        let mut pods = [
             told(
                 "tracepoint\nnot fentry: locked down\nnot kprobe: no kprobes\n",
                 "True",
             ),
             told("fentry\n", "True"),
+            told("tracepoint\n", "True"),
             told("tracepoint\n", "True"),
             told("kprobe\n", "False"),
             told("none\nno BTF\n", "True"),
@@ -379,6 +386,11 @@ mod tests {
             silent,
             going,
         ];
+        for (number, pod) in pods.iter_mut().enumerate() {
+            // One takes over from the other: one node.
+            let number = if number == 3 { 2 } else { number };
+            pod.spec.node_name = Some(format!("n{number}"));
+        }
         let count = |hook, nodes| HookCount { hook, nodes };
         assert_eq!(
             hooks(pods.iter()),

@@ -277,7 +277,7 @@ fn describe_failures(failures: &[UnavailableNode]) -> String {
         .map(|UnavailableNode { node, message }| format!("{node}: {message}"))
         .collect();
     format!(
-        "{} without a working agent: {}",
+        "{} whose agent fails: {}",
         count_nodes(failures.len()),
         and_more(&named, failures.len(), "; ")
     )
@@ -597,7 +597,7 @@ mod tests {
         assert_eq!(next.unavailable_nodes, failures[..10]);
         assert_eq!(
             next.conditions[2].message,
-            "15 nodes without a working agent: n10: no BTF; n11: no BTF; n12: no BTF; and 12 more"
+            "15 nodes whose agent fails: n10: no BTF; n11: no BTF; n12: no BTF; and 12 more"
         );
         let next = status(&HttpStatisticsStatus::default(), &seen(&contest), at(0));
         assert_eq!(

@@ -13,9 +13,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 
 use super::unchecked::Unchecked;
+use super::version::{self, Version};
 use crate::api::v1alpha1::{
-    AttachMode, HostId, HttpStatistics, HttpStatisticsSpec, LogLevel, Metrics, Namespaces, Processes,
-    Resources, SecurityMode, UpdateKind, UpdateStrategy,
+    AttachMode, HostId, HttpStatistics, HttpStatisticsSpec, LocalReference, LogLevel, Metrics, Namespaces,
+    Processes, Resources, SecurityMode, UpdateKind, UpdateStrategy,
 };
 
 /// The label that says what a node runs.
@@ -96,9 +97,39 @@ pub enum Error {
         /// The limit.
         limit: String,
     },
+    /// Not as many nodes as anything.
+    #[error("spec.updateStrategy.{field}: `{value}` is neither a number nor 0% to 100%")]
+    Pace {
+        /// `maxSurge` or `maxUnavailable`.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// What Kubernetes refuses.
+    #[error(
+        "spec.updateStrategy.maxSurge: may not be set when maxUnavailable is not 0: leave one of the two out"
+    )]
+    SurgeAndUnavailable,
     /// An update that could not begin.
-    #[error("spec.updateStrategy.maxUnavailable: `{0}` is neither a number of at least 1 nor 1% to 100%")]
-    MaxUnavailable(String),
+    #[error(
+        "spec.updateStrategy.maxUnavailable: cannot be 0 when maxSurge is 0: leave both out, or give one of them"
+    )]
+    NoPace,
+    /// Two agents on one port.
+    #[error(
+        "spec.updateStrategy.maxSurge: with hostId Hostname the agents are in the node's network, and the port of \
+         spec.metrics has room for one: leave one of the three out"
+    )]
+    SurgeOnNodePort,
+    /// It would be dropped or refused.
+    #[error(
+        "spec.updateStrategy.maxSurge: this API server is of {version}, and {} is the first to know it: leave it out",
+        version::MAX_SURGE
+    )]
+    SurgeUnknown {
+        /// The server's.
+        version: Version,
+    },
     /// Outside its range.
     #[error("spec.{field}: {value} is outside of {min} to {max}")]
     Range {
@@ -234,6 +265,58 @@ pub struct AgentConfiguration {
     pub log_level: LogLevel,
 }
 
+/// How agents are replaced.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// When someone deletes them.
+    OnDelete,
+    /// Node after node: without a gap, where that is possible.
+    Rolling,
+    /// Node after node: the new one takes over from the old one, on so many nodes at a time.
+    Surging(IntOrString),
+    /// Node after node: the new one comes when the old one has gone, on so many nodes at a time.
+    Replacing(IntOrString),
+}
+
+impl Update {
+    /// On how many nodes at a time, unless the resource says.
+    #[must_use]
+    pub fn default_pace() -> IntOrString {
+        IntOrString::String("10%".to_owned())
+    }
+
+    fn of(strategy: UpdateStrategy, on_node_port: bool) -> Result<Self, Error> {
+        let UpdateStrategy {
+            kind,
+            max_surge,
+            max_unavailable,
+        } = strategy;
+        for (field, value) in [("maxSurge", &max_surge), ("maxUnavailable", &max_unavailable)] {
+            if let Some(value) = value.as_ref().filter(|value| !is_count_or_percentage(value)) {
+                let value = match value {
+                    IntOrString::Int(count) => count.to_string(),
+                    IntOrString::String(text) => text.clone(),
+                };
+                return Err(Error::Pace { field, value });
+            }
+        }
+        let some = |value: &Option<IntOrString>| value.clone().filter(|value| !is_none(value));
+        let update = match (some(&max_surge), some(&max_unavailable)) {
+            (Some(_), Some(_)) => return Err(Error::SurgeAndUnavailable),
+            (Some(_), None) if on_node_port => return Err(Error::SurgeOnNodePort),
+            (Some(surge), None) => Self::Surging(surge),
+            (None, Some(unavailable)) => Self::Replacing(unavailable),
+            (None, None) if max_unavailable.is_some() => return Err(Error::NoPace),
+            (None, None) if max_surge.is_some() || on_node_port => Self::Replacing(Self::default_pace()),
+            (None, None) => Self::Rolling,
+        };
+        Ok(match kind {
+            UpdateKind::RollingUpdate => update,
+            UpdateKind::OnDelete => Self::OnDelete,
+        })
+    }
+}
+
 /// What can be built.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agents {
@@ -249,10 +332,10 @@ pub struct Agents {
     pub priority_class: Option<String>,
     /// What they request and may use.
     pub resources: ResourceRequirements,
-    /// When they are replaced.
-    pub update: UpdateKind,
-    /// How many at a time.
-    pub max_unavailable: IntOrString,
+    /// With what their nodes pull it.
+    pub image_pull_secrets: Vec<LocalReference>,
+    /// When they are replaced, and how many at a time.
+    pub update: Update,
     /// Their rights.
     pub security: SecurityMode,
     /// How they attach.
@@ -263,6 +346,21 @@ pub struct Agents {
     pub plugin_directory: String,
     /// Their file.
     pub configuration: AgentConfiguration,
+}
+
+impl Agents {
+    /// Checks what depends on the API server's version, if that is known.
+    ///
+    /// # Errors
+    /// When the resource asks for what the server cannot do.
+    pub fn fit(self, version: Option<Version>) -> Result<Self, Error> {
+        match (&self.update, version) {
+            (Update::Surging(_), Some(version)) if version < version::MAX_SURGE => {
+                Err(Error::SurgeUnknown { version })
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// Which resource this is, whatever its spec.
@@ -298,14 +396,12 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
     })?;
     let HttpStatisticsSpec {
         image,
+        image_pull_secrets,
         node_selector,
         tolerations,
         priority_class_name,
         resources,
-        update_strategy: UpdateStrategy {
-            kind: update,
-            max_unavailable,
-        },
+        update_strategy,
         security_mode: security,
         attach_mode: hook,
         interval_seconds,
@@ -322,6 +418,16 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
     if image.is_empty() || image.len() > 1024 || !image.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::Image(image));
     }
+    if let Some(secret) = image_pull_secrets
+        .iter()
+        .find(|secret| !is_subdomain(&secret.name))
+    {
+        return Err(Error::ObjectName {
+            field: "imagePullSecrets",
+            name: secret.name.clone(),
+            dot: " and `.`",
+        });
+    }
     for (index, toleration) in tolerations.iter().enumerate() {
         check_toleration(toleration).map_err(|reason| Error::Toleration { index, reason })?;
     }
@@ -331,12 +437,6 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
             name: name.clone(),
             dot: " and `.`",
         });
-    }
-    if !is_count_or_percentage(&max_unavailable) {
-        return Err(Error::MaxUnavailable(match max_unavailable {
-            IntOrString::Int(count) => count.to_string(),
-            IntOrString::String(text) => text,
-        }));
     }
     in_range("intervalSeconds", interval_seconds, 1, 60)?;
     in_range("historySeconds", history_seconds, 1, 600)?;
@@ -357,6 +457,7 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
         Some(Metrics { port }) => Some(in_range("metrics.port", port, 1, 65_535)?),
         None => None,
     };
+    let on_node_port = host_id == HostId::Hostname && metrics_port.is_some();
 
     Ok(Agents {
         identity,
@@ -365,8 +466,8 @@ pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
         tolerations,
         priority_class: priority_class_name,
         resources: check_resources(resources)?,
-        update,
-        max_unavailable,
+        image_pull_secrets,
+        update: Update::of(update_strategy, on_node_port)?,
         security,
         hook,
         host_id,
@@ -520,12 +621,19 @@ impl Amount {
 
 fn is_count_or_percentage(value: &IntOrString) -> bool {
     match value {
-        IntOrString::Int(count) => *count >= 1,
+        IntOrString::Int(count) => *count >= 0,
         IntOrString::String(text) => text
             .strip_suffix('%')
-            .filter(|digits| !digits.starts_with(['0', '+']))
+            .filter(|digits| *digits == "0" || !digits.starts_with(['0', '+']))
             .and_then(|digits| digits.parse::<u8>().ok())
             .is_some_and(|percentage| percentage <= 100),
+    }
+}
+
+fn is_none(value: &IntOrString) -> bool {
+    match value {
+        IntOrString::Int(count) => *count == 0,
+        IntOrString::String(text) => text == "0%",
     }
 }
 

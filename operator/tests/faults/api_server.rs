@@ -1,7 +1,7 @@
 //! An API server that keeps what it is given, and fails when it is told to.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, stream};
+use futures::stream;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -42,9 +42,13 @@ struct Content {
     objects: BTreeMap<String, Value>,
     /// What happened, each with the path of its collection; the place is the resource version.
     events: Vec<(String, Value)>,
+    /// What it says of itself, as in `GET /version`; it refuses to if it is `null`.
+    version: Value,
     /// `METHOD path` of all requests that change something.
     writes: Vec<String>,
     requests: usize,
+    /// Watches of before are broken.
+    watchers: usize,
 }
 
 #[derive(Clone, Default)]
@@ -94,6 +98,19 @@ impl ApiServer {
     /// Plans that have not come true.
     pub(crate) fn left(&self) -> usize {
         self.plans.lock().unwrap().iter().map(|plan| plan.times).sum()
+    }
+
+    /// The API server was replaced by one of this version: all watches break, and the first one is not taken up at once.
+    pub(crate) fn become_version(&self, minor: u32) {
+        self.plan(
+            Method::GET,
+            "watch=true",
+            Fault::Status(503, "ServiceUnavailable", 0),
+            1,
+        );
+        let mut content = self.content();
+        content.version = json!({"major": "1", "minor": minor.to_string()});
+        content.watchers += 1;
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -170,22 +187,26 @@ impl ApiServer {
     }
 
     fn watch(&self, path: String, since: usize) -> Response {
+        let begun = self.content().watchers;
         let start = (self.clone(), path, since);
-        let lines = stream::unfold(start, |(server, path, mut next)| async move {
+        let lines = stream::unfold(start, move |(server, path, mut next)| async move {
             loop {
+                if server.content().watchers != begun {
+                    return Some((Err(io::Error::other("the server is gone")), (server, path, next)));
+                }
                 let event = server.content().events.get(next).cloned();
                 match event {
                     Some((collection, event)) => {
                         next += 1;
                         if collection == path {
-                            return Some((format!("{event}\n"), (server, path, next)));
+                            return Some((Ok(format!("{event}\n")), (server, path, next)));
                         }
                     }
                     None => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
         });
-        Body::from_stream(lines.map(Ok::<_, Infallible>)).into_response()
+        Body::from_stream(lines).into_response()
     }
 
     /// Writes `object` only if it names the version that it replaces, or there is none and it names none.
@@ -238,6 +259,10 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
                 .and_then(|version| version.parse().ok());
             server.watch(path, since.unwrap_or(0))
         }
+        Method::GET if path == "/version" => match &server.content().version {
+            Value::Null => failure(403, "Forbidden", 0),
+            version => json_of(version),
+        },
         Method::GET if path.contains("/leases/") => server
             .get(&path)
             .map_or_else(|| failure(404, "NotFound", 0), |object| json_of(&object)),

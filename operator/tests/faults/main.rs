@@ -328,6 +328,40 @@ async fn what_is_deleted_as_soon_as_it_is_made_comes_back() {
 }
 
 #[tokio::test]
+async fn the_api_servers_version_decides_how_agents_are_replaced_also_when_it_becomes_another() {
+    let api = with_a_resource();
+    let controller = Controller::start(&api).await;
+    let replaced = async |expected: Value| {
+        let what = format!("agents are replaced by {expected}");
+        let is_so = |api: &ApiServer| {
+            let set = api.get(DAEMON_SET)?;
+            (set["spec"]["updateStrategy"]["rollingUpdate"] == expected).then_some(())
+        };
+        controller.until(&what, is_so).await;
+    };
+    // It refuses to say.
+    replaced(json!({"maxUnavailable": "10%"})).await;
+    api.become_version(22);
+    replaced(json!({"maxSurge": "10%", "maxUnavailable": 0})).await;
+    api.become_version(21);
+    replaced(json!({"maxUnavailable": "10%"})).await;
+
+    api.become_version(33);
+    replaced(json!({"maxSurge": "10%", "maxUnavailable": 0})).await;
+    // One that does not answer has not become older.
+    api.plan(Method::GET, "/version", Fault::Status(500, "InternalError", 0), 1);
+    let (before, template) = (api.writes(), api.get(DAEMON_SET).unwrap());
+    api.become_version(33);
+    controller
+        .until("it was asked again", |api| (api.left() == 0).then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(api.writes(), before);
+    assert_eq!(api.get(DAEMON_SET).unwrap(), template);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn it_stops_in_time_while_the_api_server_is_silent() {
     let silent_from_the_start = ApiServer::default();
     silent_from_the_start.plan(Method::GET, "/", Fault::Silence, usize::MAX);

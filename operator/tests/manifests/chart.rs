@@ -203,6 +203,33 @@ fn every_scenario_is_made_of_known_fields() {
 }
 
 #[test]
+fn the_default_resources_agents_serve_metrics_unless_told_not_to() {
+    for version in HELMS {
+        let port = |values: &[&str]| {
+            let rendered = documents(&template(version, values).unwrap());
+            let manifest = rendered
+                .iter()
+                .find_map(|document| document["data"]["httpstatistics.yaml"].as_str());
+            let metrics = resource(manifest.unwrap()).spec.metrics;
+            metrics.map(|metrics| metrics.port)
+        };
+        assert_eq!(port(&[]), Some(9464), "{version}");
+        assert_eq!(
+            port(&["--set", "httpStatistics.spec.metrics.port=9999"]),
+            Some(9999),
+            "{version}"
+        );
+        let none = [
+            "--set",
+            "httpStatistics.spec.metrics=null",
+            "--set",
+            "networkPolicy.enabled=true",
+        ];
+        assert_eq!(port(&none), None, "{version}");
+    }
+}
+
+#[test]
 fn both_versions_of_helm_render_the_same() {
     for scenario in scenarios() {
         let values = format!("--values={}", scenario.display());
@@ -229,7 +256,8 @@ fn values_that_mean_nothing_are_refused() {
         "httpStatistics.spec.securityMode=privileged",
         "httpStatistics.spec.pluginDirectory=relative/plugins",
         "httpStatistics.spec.statusCodes={99}",
-        "httpStatistics.spec.updateStrategy.maxUnavailable=0%",
+        "httpStatistics.spec.updateStrategy.maxUnavailable=101%",
+        "httpStatistics.spec.updateStrategy.maxSurge=-1",
         "httpStatistics.spec.namespaces.includes={shop}",
         "httpStatistics.name=Default",
         "operator.image.digest=latest",

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Error, Output, print};
+use super::{Error, Output, client, print};
 use crate::client::{Client, ClientError};
 use crate::config::Settings;
 use crate::overview::Overview;
@@ -71,7 +71,7 @@ type Latest = (Option<Arc<Overview>>, Option<String>);
 impl Source {
     /// The agent that listens, or one of our own.
     async fn find(settings: &Settings) -> Result<Self, Error> {
-        let client = Client::new(settings.plugin_dir.socket());
+        let client = client(settings);
         match client.get("/healthz").await {
             Err(ClientError::NoAgent { .. }) => {
                 let live = watch::Sender::new(settings.live.clone());
