@@ -239,6 +239,8 @@ pub enum Setting {
     CgroupNode,
     /// `kernfs_node.id`, eight bytes.
     NodeId,
+    /// `unix_sock.addr`
+    UnixAddress,
     /// Value: one of [`entrances`].
     Entrances,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.

@@ -63,7 +63,9 @@ pub struct Connection {
     pub identity: u32,
     /// 1 if the connection has sequence numbers.
     has_positions: u8,
-    reserved: [u8; 3],
+    /// 1 if it has none, and some client has opened it; see [`Self::set_accepted`].
+    is_accepted: u8,
+    reserved: [u8; 2],
     /// Requests received, modulo 2^16.
     pushed: u16,
     /// Final responses sent, modulo 2^16.
@@ -108,6 +110,13 @@ impl Connection {
         self.received.position = received;
         self.sent.position = sent;
         self.has_positions = 1;
+    }
+
+    /// Notes that a socket without sequence numbers was accepted from a listener. Others are mostly pairs, over which a
+    /// program may write a response as it may into a pipe.
+    #[inline(always)]
+    pub fn set_accepted(&mut self) {
+        self.is_accepted = 1;
     }
 
     /// True if [`Self::set_positions`] was called: the connection is TCP.
@@ -209,23 +218,27 @@ impl Connection {
         Event::REQUEST
     }
 
-    /// A final status line is sent: was its request received where it could not be read, or did no hook see it? What is
-    /// answered was asked. That requests were not read is counted now, if the connection was not known to be HTTP before.
+    /// A final status line is sent: was what it answers no request line, or not a whole one, or could it not be read, or did
+    /// no hook see it? What is answered was asked. That requests were not read is counted now, if the connection was not
+    /// known to be HTTP before.
     #[inline(always)]
     pub(super) fn answered(&mut self, code: u16) -> Event {
-        if self.received.stage == stage::REJECTED {
-            return Event::loss(Loss::OutOfSync);
-        }
-        if self.pushed != self.popped {
+        if self.pushed != self.popped || code == REQUEST_TIMEOUT {
             return Event::NONE;
         }
-        if self.lost & (Lost::REQUESTS | Lost::RECEIVING) == 0
-            && self.has_positions == 0
-            && self.seen_from_start == 1
-            && code != REQUEST_TIMEOUT
-        {
-            // Without sequence numbers it shows only now that bytes went unseen: no other answer is given unasked.
-            self.lost |= Lost::REQUESTS;
+        // What was there before may have been the body of a request that was counted, or not.
+        if self.seen_from_start == 1 {
+            if matches!(
+                self.received.stage,
+                stage::REJECTED | stage::METHOD | stage::TARGET
+            ) {
+                self.received.enter(stage::LOST);
+                return Event::ANSWERED;
+            }
+            if self.lost & (Lost::REQUESTS | Lost::RECEIVING) == 0 && self.is_accepted == 1 {
+                // Without sequence numbers it shows only now that bytes went unseen.
+                self.lost |= Lost::REQUESTS;
+            }
         }
         if self.lost & Lost::REQUESTS == 0 {
             return Event::NONE;

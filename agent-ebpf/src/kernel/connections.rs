@@ -120,10 +120,15 @@ fn open(
         connection
     } else {
         // There are no numbers to tell by.
-        Connection::new(
+        let mut connection = Connection::new(
             identity,
             is_made_after_attaching(identity) && are_all_remembered(),
-        )
+        );
+        // Accepted sockets have the name of the one that listened; MPTCP ones have a value in this place or not.
+        if field::<u64>(sock, Setting::UnixAddress).is_some_and(|address| address != 0) {
+            connection.set_accepted();
+        }
+        connection
     };
     remember(sock, &connection)?;
     seen(sock)

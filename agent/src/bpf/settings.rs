@@ -71,6 +71,7 @@ const FIELDS: &[(Setting, &str, &[&str])] = &[
     (Setting::FileInode, "file", &["f_inode"]),
     (Setting::FilePrivateData, "file", &["private_data"]),
     (Setting::InodeMode, "inode", &["i_mode"]),
+    (Setting::UnixAddress, "unix_sock", &["addr"]),
     (Setting::UnixReadSocket, "unix_stream_read_state", &["socket"]),
     (Setting::UnixReadMessage, "unix_stream_read_state", &["msg"]),
     (Setting::UnixReadFlags, "unix_stream_read_state", &["flags"]),

@@ -100,6 +100,13 @@ impl Conversation {
 
     /// The same on a socket without sequence numbers.
     pub(super) fn opened_on_unix() -> Self {
+        let mut connection = Connection::new(0, true);
+        connection.set_accepted();
+        Self::new(connection)
+    }
+
+    /// On a socket without sequence numbers that nobody accepted.
+    pub(super) fn of_a_pair() -> Self {
         Self::new(Connection::new(0, true))
     }
 

@@ -11,7 +11,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
-fn a_request_that_is_none_is_not_counted_but_its_answer_is() {
+fn a_request_that_is_none_counts_with_its_answer() {
     let lines = [
         "GET / HTTP/9.9",
         "GET / HTTP/2.0",
@@ -38,14 +38,14 @@ fn a_request_that_is_none_is_not_counted_but_its_answer_is() {
     for line in lines {
         let request = format!("{line}\r\n\r\n");
         let calls = [Receives(request.as_bytes()), Sends(BAD_REQUEST)];
-        assert_counted_however_cut(line, &calls, &counted(0, &[400]).lost(&[Loss::OutOfSync]));
+        assert_counted_however_cut(line, &calls, &counted(1, &[400]));
         let calls = [
             Receives(request.as_bytes()),
             Sends(BAD_REQUEST),
             Receives(GET),
             Sends(OK),
         ];
-        assert_counted(line, &calls, &counted(1, &[400, 200]).lost(&[Loss::OutOfSync]));
+        assert_counted(line, &calls, &counted(2, &[400, 200]));
     }
 }
 
@@ -75,7 +75,7 @@ fn eight_kibibytes_of_method_do_no_harm() {
             Receives(GET),
             Sends(OK),
         ];
-        assert_counted("first", &calls, &counted(1, &[400, 200]).lost(&[Loss::OutOfSync]));
+        assert_counted("first", &calls, &counted(2, &[400, 200]));
         let calls = [
             Receives(GET),
             Sends(OK),
@@ -105,10 +105,26 @@ fn a_request_line_without_end_is_given_up() {
     conversation.call(Sends(BAD_REQUEST));
     conversation.call(Receives(GET));
     conversation.call(Sends(OK));
-    assert_eq!(
-        conversation.counted,
-        counted(1, &[400, 200]).lost(&[Loss::OutOfSync])
-    );
+    assert_eq!(conversation.counted, counted(2, &[400, 200]));
+}
+
+#[test]
+fn a_request_line_that_is_answered_before_its_end_counts_with_the_answer() {
+    let line = format!("GET /{}", "a".repeat(8 * 1024));
+    for line in [line.as_str(), "GE", "G", "GET /"] {
+        let calls = [
+            Receives(GET),
+            Sends(OK),
+            Receives(line.as_bytes()),
+            Sends(BAD_REQUEST),
+        ];
+        assert_counted_however_cut("refused", &calls, &counted(2, &[200, 400]));
+        let calls = [
+            Receives(line.as_bytes()),
+            Sends(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"),
+        ];
+        assert_counted_however_cut("timed out", &calls, &counted(0, &[408]));
+    }
 }
 
 #[test]

@@ -37,9 +37,10 @@ fn without_sequence_numbers_an_answer_tells_of_a_request_that_no_hook_saw() {
     conversation.calls(&[Receives(GET), Sends(OK), Sends(b"HTTP/1.1 408 Late\r\n\r\n")]);
     assert_eq!(conversation.counted, counted(1, &[200, 408]));
 
-    let mut conversation = Conversation::opened();
-    conversation.calls(&[Receives(GET), Sends(OK), Sends(NOT_FOUND)]);
-    assert_eq!(conversation.counted, counted(1, &[200, 404]));
+    for mut conversation in [Conversation::opened(), Conversation::of_a_pair()] {
+        conversation.calls(&[Receives(GET), Sends(OK), Sends(NOT_FOUND)]);
+        assert_eq!(conversation.counted, counted(1, &[200, 404]));
+    }
 }
 
 #[test]
