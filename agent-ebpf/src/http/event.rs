@@ -16,7 +16,7 @@ impl Event {
     pub(super) const MISMATCH: Self = Self(2);
     /// The empty line after a head: for the step's end, never handed out.
     pub(super) const HEAD_END: Self = Self(3);
-    /// Beside a response: the request that it answers was received where it could not be read.
+    /// Beside a response: what it answers was not counted as a request before, and is now.
     pub const ANSWERED: Self = Self(1 << 15);
     const COUNTED: u32 = 0x7fff;
 

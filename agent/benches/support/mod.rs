@@ -16,9 +16,9 @@ use agent::config::PluginDir;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
+use self::process::stop_signal;
 pub(crate) use self::process::{PATIENCE, Process};
 
 /// Runs a measurement. When it is cut short, what it holds is dropped, and with it everything it started.
@@ -47,16 +47,6 @@ pub(crate) fn exit_code(outcome: Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn stop_signal() -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    bail!("stopped before the end")
 }
 
 /// Measurements of the same thing: the one in the middle, and how far apart they are.

@@ -7,6 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// An error as soon as somebody wants this to stop.
+pub(crate) async fn stop_signal<T>() -> Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("stopped before the end")
+}
 
 /// Start and stop take no longer.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

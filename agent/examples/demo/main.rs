@@ -31,9 +31,8 @@ use agent::report::{CONTAINER_ROW, MetricKind, NAMESPACE_ROW, POD_ROW};
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, bail, ensure};
 use pod::Pod;
-use process::{PATIENCE, Process};
+use process::{PATIENCE, Process, stop_signal};
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 /// How long the load runs.
@@ -77,16 +76,6 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn stop_signal() -> Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    bail!("stopped before the end")
 }
 
 async fn demonstrate() -> Result<ExitCode> {
