@@ -229,9 +229,11 @@ pub enum Setting {
     UnixReadMessage,
     /// `unix_stream_read_state.flags`, four bytes.
     UnixReadFlags,
-    /// `task_struct.cgroups`, if there is a v1 hierarchy of `pids`; else [`Self::NONE`].
+    /// `task_struct.cgroups`; this and the next five are [`Self::NONE`] where the kernel lacks one of them.
     TaskCgroups,
-    /// `css_set.subsys[pids_cgrp_id]`.
+    /// `css_set.dfl_cgrp`.
+    CssSetDefault,
+    /// `css_set.subsys[pids_cgrp_id]`, if there is a v1 hierarchy of `pids`; else [`Self::NONE`].
     CssSetPids,
     /// `cgroup_subsys_state.cgroup`.
     CssCgroup,
@@ -241,6 +243,9 @@ pub enum Setting {
     NodeId,
     /// `unix_sock.addr`
     UnixAddress,
+    /// Value: 1 if the verifier may know the current task for what it is (`bpf_get_current_task_btf`, since Linux 5.11), and its
+    /// cgroup can be found from there.
+    TypedTask,
     /// Value: one of [`entrances`].
     Entrances,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.

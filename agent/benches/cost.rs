@@ -259,7 +259,12 @@ fn measure() -> Result<()> {
         ("nanoseconds", ON_TIME)
     };
     let mut measured = 0;
-    for hook in Hook::ALL {
+    let wanted = env::var("TEST_HOOKS").ok();
+    let is_wanted = |hook: &Hook| {
+        let names = wanted.as_deref();
+        names.is_none_or(|names| names.split_whitespace().any(|name| name == hook.to_string()))
+    };
+    for hook in Hook::ALL.into_iter().filter(is_wanted) {
         match measure_hook(hook, &repetitions) {
             Ok(results) => {
                 print_hook(hook, unit, &results);

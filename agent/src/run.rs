@@ -155,10 +155,11 @@ pub async fn run(
     };
     let turn = Turn::take(&settings.plugin_dir, own.is_some()).await?;
     let live = watch::Sender::new(settings.live.clone());
-    let port = match turn {
-        Turn::Ours(..) => MetricsPort::open(live.subscribe()).await?,
-        // Prometheus would count the same requests twice, and the other agent may have the port.
-        Turn::Others(_) => MetricsPort::later(live.subscribe()),
+    let port = match own {
+        None => MetricsPort::open(live.subscribe()).await?,
+        // While we stand by, Prometheus would count the same requests twice. The other agent may have the port, also when it
+        // serves in another plugin directory and goes only once we are ready.
+        Some(_) => MetricsPort::later(live.subscribe()),
     };
     let mut counting = Counting::start(settings, live.subscribe()).await?;
     let Counting {
@@ -237,6 +238,7 @@ fn log_start(settings: &Settings, probes: &Probes) {
         hook = %probes.hook(),
         rejected,
         kernel = bpf::kernel_release(),
+        preemptible = probes.is_preemptible(),
         host_id = %settings.host_id,
         host_id_source = settings.host_id_source.describe(),
         socket = %settings.plugin_dir.socket().display(),

@@ -1,14 +1,13 @@
-//! The agent's own clockwork: reads the kernel's counters once per interval, keeps the books, and publishes the
-//! report.
+//! The agent's own clockwork: reads the kernel's counters once per interval, and keeps the books.
 //!
-//! Pollers never touch the kernel: any number of them read the same published bytes. Only totals are read when
-//! asked for, because they are compared with other counts. The other [`View`]s are of the latest tick, and written once
-//! for all who ask until the next.
+//! Pollers never touch the kernel: reports and the other [`View`]s are of the latest tick, written when somebody asks and
+//! then the same bytes for all until the next. Only totals are read when asked for, because they are compared with other
+//! counts.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,16 +88,14 @@ impl Kernel for Probes {
     }
 }
 
-/// What the latest tick left for pollers.
+/// How the latest tick went.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// The report as JSON.
-    pub report: Body,
     /// When the tick was over.
     pub at: Instant,
     /// When the next one is to be expected after that.
     pub interval: Duration,
-    /// Why the counters could not be read in this tick, if so. The report then shows what was read before.
+    /// Why the counters could not be read in this tick, if so. Views then show what was read before.
     pub failure: Option<String>,
 }
 
@@ -113,6 +110,8 @@ type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
 /// What is told of the latest tick when somebody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum View {
+    /// The [`report`](crate::report) as JSON.
+    Report,
     /// [`Overview`] as JSON.
     Overview,
     /// [`Metrics`] as `OpenMetrics`.
@@ -135,8 +134,8 @@ const MAX_POLLS: usize = 16;
 struct Notes {
     /// Polls since the last tick, none twice.
     polls: Mutex<Vec<Poll>>,
-    /// Whether somebody wanted a compressed report since the last tick.
-    gzip: AtomicBool,
+    /// How many reports were asked for since the last tick by those who take gzip.
+    gzip: AtomicUsize,
 }
 
 /// The sampler as servers see it.
@@ -149,7 +148,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// The latest report.
+    /// How the latest tick went.
     #[must_use]
     pub fn latest(&self) -> Published {
         self.published.borrow().clone()
@@ -163,9 +162,9 @@ impl Feed {
         }
     }
 
-    /// Somebody wants reports compressed.
-    pub fn wants_gzip(&self) {
-        self.notes.gzip.store(true, Ordering::Relaxed);
+    /// Somebody who takes gzip has asked for a report.
+    pub fn takes_gzip(&self) {
+        self.notes.gzip.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Totals as JSON, read now.
@@ -204,15 +203,19 @@ async fn ask<R, T>(
     answer.await.unwrap_or_else(|_| Err(stopped()))
 }
 
-/// In how many ticks each process without traffic in the window is looked at once.
+/// In how many ticks it is looked once whether a process lives that has no traffic in the window.
 const IDLE_CHECK_TICKS: u64 = 16;
+/// In how many ticks it is looked once what a process is called: `exec` is rare, and a look takes ten times as long as
+/// whether it lives.
+const NAME_CHECK_TICKS: u64 = 64;
 /// At most one line about losses in this time.
 const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// At most one line about shortened reports in this time.
 const SIZE_LOG_INTERVAL: Duration = Duration::from_mins(10);
-/// Smaller reports are compressed when somebody asks, larger ones before that: they take too long to let a poller wait.
-const LARGE_REPORT: usize = 128 * 1024;
-/// Reports are compressed in advance for so many ticks after somebody asked for that.
+/// So many who take gzip in one tick are a crowd: for fewer it takes less of the host to copy a report than to compress
+/// and unpack it.
+const CROWD: usize = 8;
+/// Reports are compressed, before anybody asks, for so many ticks after a crowd.
 const GZIP_TICKS: u8 = 16;
 
 /// Reads the kernel and keeps the books.
@@ -279,7 +282,6 @@ impl<K: Kernel> Sampler<K> {
         let notes = Arc::<Notes>::default();
         let ledger = Ledger::default();
         let empty = Published {
-            report: Body::default(),
             at: Instant::now(),
             interval,
             failure: None,
@@ -289,7 +291,7 @@ impl<K: Kernel> Sampler<K> {
         let (views, view_requests) = mpsc::channel(MAX_REQUESTS);
         let proc = processes.proc().to_owned();
         let metrics = Metrics::new(kernel.hook(), MAX_SERIES);
-        let mut sampler = Self {
+        let sampler = Self {
             kernel,
             processes,
             directory,
@@ -317,8 +319,6 @@ impl<K: Kernel> Sampler<K> {
             requests,
             view_requests,
         };
-        // Pollers find a valid report from the first moment on.
-        sampler.publish(None);
         (
             sampler,
             Feed {
@@ -381,11 +381,13 @@ impl<K: Kernel> Sampler<K> {
             self.builder = builder(&live, self.kernel.hook());
             self.interval = live.interval.get();
         }
-        let failure = self.published.borrow().failure.clone();
-        self.publish(failure);
+        self.views.clear();
+        let interval = self.interval;
+        self.published
+            .send_modify(|published| published.interval = interval);
     }
 
-    /// Reads the counters, publishes the report, and closes the accounts of processes that are gone.
+    /// Reads the counters, and closes the accounts of processes that are gone.
     pub fn tick(&mut self) {
         let begin = Instant::now();
         self.tick = self.tick.wrapping_add(1);
@@ -407,15 +409,11 @@ impl<K: Kernel> Sampler<K> {
             .push(date, measured.duration_since(self.last_tick), &deltas);
         self.last_tick = measured;
         self.retire();
-        // Who is in the report must be alive. For the others it is enough to notice some time.
-        let turn = self.tick % IDLE_CHECK_TICKS;
-        let due = |window: &Window, owner: &Owner| {
-            u64::from(owner.pid) % IDLE_CHECK_TICKS == turn || window.contains(owner)
-        };
-        self.check_alive(due);
+        self.check_alive();
         self.look_at_probes(measured);
-        self.publish(None);
         self.log_losses(measured);
+        self.publish();
+        self.compress_for_crowd();
         self.metrics.ticked(begin.elapsed());
     }
 
@@ -435,20 +433,34 @@ impl<K: Kernel> Sampler<K> {
     }
 
     /// Looks which processes are gone. After the reading, so that the report shows none of them; the next reading is
-    /// then their last.
-    fn check_alive(&mut self, due: impl Fn(&Window, &Owner) -> bool) {
-        let owners: Vec<Owner> = self
-            .ledger
-            .live_owners()
-            .filter(|owner| due(&self.window, owner))
-            .collect();
-        for owner in owners {
-            match self.processes.command(&owner) {
-                Ok(Some(command)) => self.ledger.rename(&owner, &command),
-                Ok(None) => self.ledger.mark_gone(owner),
-                // Not known: ask again in the next tick.
-                Err(_) => {}
+    /// then their last. Who is in the report must be alive, or have been when it served in this tick and not only begun
+    /// in it: those that serve one request and end must not fill the report. Of others, and what they are called, it is
+    /// enough to notice some time.
+    fn check_alive(&mut self) {
+        let tick = self.tick;
+        let due = |owner: &Owner, ticks: u64| u64::from(owner.pid) % ticks == tick % ticks;
+        for owner in self.ledger.live_owners().collect::<Vec<_>>() {
+            if due(&owner, NAME_CHECK_TICKS) {
+                self.look_at(owner);
+                continue;
             }
+            let must_live = match self.window.idle(&owner) {
+                Some(0) => !self.processes.lived(&owner),
+                Some(_) => true,
+                None => due(&owner, IDLE_CHECK_TICKS),
+            };
+            if must_live && matches!(self.processes.lives(&owner), Ok(false)) {
+                self.ledger.mark_gone(owner);
+            }
+        }
+    }
+
+    fn look_at(&mut self, owner: Owner) {
+        match self.processes.command(&owner) {
+            Ok(Some(command)) => self.ledger.rename(&owner, &command),
+            Ok(None) => self.ledger.mark_gone(owner),
+            // Not known: ask again later.
+            Err(_) => {}
         }
     }
 
@@ -516,50 +528,44 @@ impl<K: Kernel> Sampler<K> {
             .collect()
     }
 
-    /// `failure`: why the counters could not be read lately.
-    fn publish(&mut self, failure: Option<String>) {
+    fn publish(&self) {
+        self.published.send_modify(|published| {
+            if published.failure.take().is_some() {
+                info!("the counters can be read again");
+            }
+            published.at = Instant::now();
+        });
+    }
+
+    /// Compressing takes longer than all else, so a crowd finds it done.
+    fn compress_for_crowd(&mut self) {
+        let takers = self.notes.gzip.swap(0, Ordering::Relaxed);
+        self.gzip_ticks = if takers >= CROWD {
+            GZIP_TICKS
+        } else {
+            self.gzip_ticks.saturating_sub(1)
+        };
+        if self.gzip_ticks > 0
+            && let Ok(report) = self.view(View::Report)
+        {
+            let _compressed = report.gzip();
+        }
+    }
+
+    fn report(&mut self) -> Vec<u8> {
         let begin = Instant::now();
         let gone = self.places_gone();
-        let directory = Arc::clone(&self.directory.borrow());
         let (report, shown) = self.builder.build(&Facts {
             host_id: &self.host.current().0,
             window: &self.window,
             ledger: &self.ledger,
             gone: &gone,
-            directory: &directory,
+            directory: &self.directory.borrow(),
             losses: (&self.losses, self.losses_changed),
         });
-        let (before, failed) = {
-            let published = self.published.borrow();
-            (published.report.plain().len(), published.failure.is_some())
-        };
-        // Reports of successive ticks have about the same size.
-        let mut json = Vec::with_capacity(before + before / 16);
-        if let Err(error) = serde_json::to_writer(&mut json, &report) {
-            error!(%error, "failed to write the report");
-            return;
-        }
-        drop(report);
-        if failed && failure.is_none() {
-            info!("the counters can be read again");
-        }
-        let report = Body::from(json);
-        self.gzip_ticks = if self.notes.gzip.swap(false, Ordering::Relaxed) {
-            GZIP_TICKS
-        } else {
-            self.gzip_ticks.saturating_sub(1)
-        };
-        if self.gzip_ticks > 0 && report.plain().len() >= LARGE_REPORT {
-            report.compress();
-        }
         self.log_size(shown);
         self.metrics.reported(begin.elapsed());
-        self.published.send_replace(Published {
-            report,
-            at: Instant::now(),
-            interval: self.interval,
-            failure,
-        });
+        report
     }
 
     fn log_size(&mut self, shown: usize) {
@@ -584,7 +590,9 @@ impl<K: Kernel> Sampler<K> {
         }
         let totals = match self.read() {
             Ok(_) => {
-                self.check_alive(|_, _| true);
+                for owner in self.ledger.live_owners().collect::<Vec<_>>() {
+                    self.look_at(owner);
+                }
                 serde_json::to_vec(&Totals::new(
                     self.kernel.hook(),
                     &self.host,
@@ -609,6 +617,7 @@ impl<K: Kernel> Sampler<K> {
             return Ok(body.clone());
         }
         let text = match view {
+            View::Report => Ok(self.report()),
             View::Overview => serde_json::to_vec(&Overview::new(&Sources {
                 host: &self.host.current().0,
                 hook: self.kernel.hook(),
@@ -798,11 +807,12 @@ mod tests {
             std::fs::remove_dir_all(self.directory(owner)).unwrap();
         }
 
-        fn report(&self) -> Value {
-            serde_json::from_slice(&self.feed.latest().report.plain()).unwrap()
+        fn report(&mut self) -> Value {
+            let report = self.sampler.view(View::Report).unwrap();
+            serde_json::from_slice(&report.plain()).unwrap()
         }
 
-        fn nodes(&self) -> Vec<String> {
+        fn nodes(&mut self) -> Vec<String> {
             self.report()["Process"]["nodes"]
                 .as_object()
                 .unwrap()
@@ -820,7 +830,7 @@ mod tests {
 
     #[test]
     fn a_valid_report_is_there_before_the_first_tick() {
-        let setup = Setup::new();
+        let mut setup = Setup::new();
         assert_eq!(setup.report()["Plugins"][0]["id"], "http-statistics");
         assert_eq!(setup.nodes(), [""; 0]);
     }
@@ -882,6 +892,8 @@ mod tests {
 
         setup.kernel.hit(NGINX, Event::Request, 1);
         setup.end(NGINX);
+        setup.sampler.tick();
+        assert_eq!(setup.nodes(), ["node-1;7"], "it lived when it served this one");
         setup.sampler.tick();
         assert_eq!(setup.nodes(), [""; 0]);
         assert!(
@@ -1005,24 +1017,24 @@ mod tests {
             setup.kernel.hit(NGINX, Event::Response(404), 1);
             setup.sampler.tick();
         }
-        let shown = |setup: &Setup, code: &str| {
+        let shown = |setup: &mut Setup, code: &str| {
             let report = setup.report();
             let id = format!("http_{code}_responses_per_second");
             let template = report["Process"]["metric_templates"].get(&id).is_some();
             let samples = report["Process"]["nodes"]["node-1;7"]["metrics"][&id]["samples"].clone();
             (template, samples)
         };
-        let (_, past) = shown(&setup, "404");
+        let (_, past) = shown(&mut setup, "404");
         assert_eq!(past.as_array().unwrap().len(), 2);
 
         change(&mut setup, |live| live.status_codes = "200".parse().unwrap());
-        assert_eq!(shown(&setup, "404"), (false, Value::Null));
-        assert_eq!(shown(&setup, "OTHERS"), (true, past.clone()));
+        assert_eq!(shown(&mut setup, "404"), (false, Value::Null));
+        assert_eq!(shown(&mut setup, "OTHERS"), (true, past.clone()));
 
         change(&mut setup, |live| live.status_codes = "404".parse().unwrap());
-        assert_eq!(shown(&setup, "404"), (true, past));
-        assert_eq!(shown(&setup, "OTHERS"), (true, Value::Null));
-        assert_eq!(shown(&setup, "200"), (false, Value::Null));
+        assert_eq!(shown(&mut setup, "404"), (true, past));
+        assert_eq!(shown(&mut setup, "OTHERS"), (true, Value::Null));
+        assert_eq!(shown(&mut setup, "200"), (false, Value::Null));
         let totals = setup.totals();
         assert_eq!(totals["processes"][0]["responses"], json!({"404": 2}));
     }

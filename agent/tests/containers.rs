@@ -187,10 +187,15 @@ fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
         node.expect("pod_uid", uid, &sum);
         node.expect("pod", layout.name, &sum);
     }
-    let report = wait_for("all pods in the report", || {
+    // Totals are read when asked for, a report is of the latest tick: it may still be without the last container.
+    let report = wait_for("all pods and containers in the report", || {
         let report = node.agent.report();
-        let is_there = |uid: &str| !report["Pod"]["nodes"][format!("{uid};<pod>")].is_null();
-        pods.iter().all(|(_, uid, _)| is_there(uid)).then_some(report)
+        let is_there = |topology: &str, id: String| !report[topology]["nodes"][&id].is_null();
+        let are_there = |(_, uid, containers): &(_, String, [Container; 2])| {
+            let mut ids = containers.iter().map(|it| format!("{};<container>", it.id));
+            is_there("Pod", format!("{uid};<pod>")) && ids.all(|id| is_there("Container", id))
+        };
+        pods.iter().all(are_there).then_some(report)
     });
     for (layout, uid, containers) in &pods {
         check_report(&report, layout.name, uid, containers);

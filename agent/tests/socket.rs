@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use agent::client::{Client, ClientError};
 use agent::config::PluginDir;
+use agent::sampler::View;
 use agent::server::{PluginSocket, SocketError};
 use agent::stats::Event;
 use flate2::read::GzDecoder;
@@ -187,9 +188,8 @@ async fn garbage_and_huge_heads_are_refused() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gzip_is_the_same_report() {
-    let server = Server::start().await;
+/// Asks for the report as Scope does; head and body of the answer.
+fn poll(server: &Server) -> (String, Vec<u8>) {
     let mut stream = server.connect();
     let head = "HTTP/1.1\r\nHost: plugin\r\nAccept-Encoding: gzip\r\nConnection: close";
     write!(stream, "GET /report {head}\r\n\r\n").unwrap();
@@ -199,15 +199,32 @@ async fn gzip_is_the_same_report() {
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
         .unwrap();
-    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
-    let body = &answer[end + 4..];
-    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8_lossy(&answer).to_lowercase();
     assert!(
         head.contains(&format!("content-length: {}", body.len())),
         "{head}"
     );
-    let unpacked: Value = serde_json::from_reader(GzDecoder::new(body)).unwrap();
+    (head, body)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_few_pollers_get_the_report_as_it_is_and_a_crowd_the_same_compressed() {
+    let server = Server::start().await;
     let plain: Value = server.client().get_json("/report").await.unwrap();
+    let (head, body) = poll(&server);
+    assert!(!head.contains("content-encoding"), "{head}");
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), plain);
+
+    let deadline = Instant::now() + PATIENCE;
+    let packed = loop {
+        assert!(Instant::now() < deadline, "it is never compressed");
+        let (head, body) = poll(&server);
+        if head.contains("content-encoding: gzip") {
+            break body;
+        }
+    };
+    let unpacked: Value = serde_json::from_reader(GzDecoder::new(&packed[..])).unwrap();
     assert_eq!(unpacked, plain);
     server.stop().await;
 }
@@ -277,7 +294,7 @@ async fn who_does_not_read_the_answer_is_dropped() {
     let server = Server { agent };
     let long = 100_000;
     let deadline = Instant::now() + PATIENCE;
-    while server.agent.feed.latest().report.plain().len() < 4 * long {
+    while server.agent.feed.view(View::Report).await.unwrap().plain().len() < 4 * long {
         assert!(Instant::now() < deadline, "the report does not grow");
         sleep(Duration::from_millis(50)).await;
     }
@@ -445,6 +462,24 @@ async fn a_socket_that_became_anothers_stays() {
     let _other = StdListener::bind(dir.socket()).unwrap();
     drop(claimed);
     UnixStream::connect(dir.socket()).unwrap();
+}
+
+/// Most file systems give the inode that has just become free to who comes next.
+#[tokio::test]
+async fn a_socket_in_the_place_of_ours_stays_also_if_it_has_our_inode() {
+    let dir = TempDir::new().unwrap();
+    for _ in 0..5 {
+        let (socket, listener) = PluginSocket::claim(&plugin_dir(&dir)).await.unwrap();
+        let path = plugin_dir(&dir).socket();
+        sleep(Duration::from_millis(20)).await;
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        let other = StdListener::bind(&path).unwrap();
+        drop(socket);
+        assert!(UnixStream::connect(&path).is_ok(), "the other is still there");
+        drop(other);
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Agent, Nginx, for_each_hook, free_port, get, wait_for};
+use tempfile::TempDir;
 
 /// Of the agents, and how often the poller polls.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -200,29 +201,55 @@ fn an_agent_that_stands_by_stops_without_touching_the_other() {
     });
 }
 
+/// `GET /metrics` on a port of this host.
+fn scrape(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
 /// Prometheus would count the same requests twice, and on one network there is one port.
 #[test]
 fn the_port_for_metrics_is_opened_when_it_is_its_turn() {
     for_each_hook(|hook| {
         let port = free_port();
-        let address = port.to_string();
-        let scrape = || -> Option<String> {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-            write!(
-                stream,
-                "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-            )
-            .ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            Some(answer)
-        };
         let first = Agent::start(hook);
-        let second = first.start_standby(hook, &["--metrics-address", &address]);
-        assert_eq!(scrape(), None, "it stands by");
+        let second = first.start_standby(hook, &["--metrics-address", &port.to_string()]);
+        assert_eq!(scrape(port), None, "it stands by");
         first.leave();
-        let answer = wait_for("metrics", scrape);
+        let answer = wait_for("metrics", || scrape(port));
         assert!(answer.contains("scope_http_statistics_build_info"), "{answer}");
         second.stop();
+    });
+}
+
+/// The agent before it served in another plugin directory, and goes when this one is ready.
+#[test]
+fn the_port_for_metrics_may_be_taken_for_a_while() {
+    for_each_hook(|hook| {
+        let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let place = TempDir::new().unwrap();
+        let own = place.path().join("own.sock");
+        let arguments = [
+            "--standby-socket",
+            own.to_str().unwrap(),
+            "--metrics-address",
+            &port.to_string(),
+        ];
+        let agent = Agent::start_with(hook, &arguments);
+        wait_for("the log to tell", || {
+            agent.log().contains("another --metrics-address").then_some(())
+        });
+        drop(taken);
+        let answer = wait_for("metrics", || scrape(port));
+        assert!(answer.contains("scope_http_statistics_build_info"), "{answer}");
+        agent.stop();
     });
 }

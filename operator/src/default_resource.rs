@@ -3,22 +3,36 @@
 //! Helm cannot install a resource whose definition comes with the same release: it asks the API server for every kind
 //! before it writes anything. So the chart hands it to the operator, as a file. An object of the release owns it: when
 //! Kubernetes deletes that one, because the release is gone or brings no resource any more, it deletes the resource too.
+//!
+//! Kubernetes' garbage collector learns of new definitions every 30 s. Of a definition that comes and goes in between it
+//! never hears, and so it never deletes what resources of that kind own: privileged pods would stay for ever. So while the
+//! resource is young, it has the garbage collector's own finalizer: deleted along with its definition, it stays until the
+//! garbage collector has heard of it, and the definition with it. Not for longer, because with that finalizer a
+//! `DaemonSet` may go only after its pods, which those of a dead node never do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::api::v1alpha1::HttpStatistics;
 
 /// Its field manager: neither the operator's own, nor that of people.
 const FIELD_MANAGER: &str = "scope-http-statistics-default";
+/// Of the finalizer alone: to let go of that must not touch what others have made of the rest meanwhile.
+const FINALIZER_MANAGER: &str = "scope-http-statistics-young";
+/// The garbage collector's own: it removes it. See `FinalizerDeleteDependents` in k8s.io/apimachinery.
+const FINALIZER: &str = "foregroundDeletion";
+/// Until then the resource is young: four times the period in which the garbage collector looks for definitions
+/// (`startGarbageCollectorController`).
+const YOUTH: Duration = Duration::from_mins(2);
 /// Between two attempts, at first and at most. Usually it is the definition that is not there yet.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -90,40 +104,111 @@ impl DefaultResource {
         }
     }
 
-    /// Applies it, over whatever others have made of its fields. Tries until that succeeds.
+    /// Applies it, over whatever others have made of its fields, and sees it through its youth. Tries until that succeeds.
     pub async fn apply(self, client: Client) {
-        let (mut pause, longest) = PAUSES;
+        let resource = self
+            .persist("apply the default resource", || self.try_apply(&client))
+            .await;
+        tracing::info!(name = self.name, "applied the default resource");
+        let youth = youth_left(resource.creation_timestamp().map(|time| time.0), Timestamp::now());
+        if youth.is_zero() && !resource.finalizers().iter().any(|one| one == FINALIZER) {
+            return;
+        }
+        if !youth.is_zero() {
+            let end = Instant::now() + youth;
+            let set = self.persist("give the default resource its finalizer", || {
+                self.set_finalizer(&client, &resource, true)
+            });
+            // Later it is of no use.
+            let _in_time = timeout_at(end, set).await.is_ok();
+            sleep_until(end).await;
+        }
+        self.persist("take the default resource's finalizer away", || {
+            self.set_finalizer(&client, &resource, false)
+        })
+        .await;
+    }
+
+    /// Tries until there is something: again after a while if not, and later and later after errors.
+    async fn persist<T, R>(&self, what: &str, attempt: impl Fn() -> R) -> T
+    where
+        R: Future<Output = kube::Result<Option<T>>>,
+    {
+        let (first, longest) = PAUSES;
+        let (mut pause, mut told) = (first, false);
         loop {
-            match self.try_apply(&client).await {
-                Ok(()) => {
-                    tracing::info!(name = self.name, "applied the default resource");
-                    return;
+            match attempt().await {
+                Ok(Some(done)) => return done,
+                Ok(None) => {
+                    if !told {
+                        tracing::info!(
+                            name = self.name,
+                            "the default resource of before is being deleted; waiting"
+                        );
+                    }
+                    told = true;
+                    sleep(first).await;
                 }
                 Err(error) => {
-                    tracing::warn!(name = self.name, %error, "failed to apply the default resource; trying again");
+                    tracing::warn!(name = self.name, %error, "failed to {what}; trying again");
+                    sleep(pause).await;
+                    pause = longest.min(pause * 2);
                 }
             }
-            sleep(pause).await;
-            pause = longest.min(pause * 2);
         }
     }
 
-    async fn try_apply(&self, client: &Client) -> Result<(), kube::Error> {
+    /// Nothing, if there is one that is being deleted: what is applied to that goes with it.
+    async fn try_apply(&self, client: &Client) -> kube::Result<Option<DynamicObject>> {
         let owner = match &self.owner {
             Some(name) => Some(Api::<ClusterRole>::all(client.clone()).get(name).await?),
             None => None,
         };
-        let kind = ApiResource::erase::<HttpStatistics>(&());
-        let resources = Api::<DynamicObject>::all_with(client.clone(), &kind);
         let parameters = PatchParams {
             field_validation: Some(kube::api::ValidationDirective::Strict),
             ..PatchParams::apply(FIELD_MANAGER).force()
         };
         let manifest = self.owned_by(owner.as_ref());
-        resources
+        let applied = resources(client)
             .patch(&self.name, &parameters, &Patch::Apply(&manifest))
             .await?;
-        Ok(())
+        let stays = applied.metadata.deletion_timestamp.is_none();
+        Ok(stays.then_some(applied))
+    }
+
+    /// Gives this very resource its finalizer or takes it away, unless it is gone or being deleted: then the finalizer is the
+    /// garbage collector's to remove, however long that takes.
+    async fn set_finalizer(
+        &self,
+        client: &Client,
+        resource: &DynamicObject,
+        there: bool,
+    ) -> kube::Result<Option<()>> {
+        let resources = resources(client);
+        // There is no right to get one.
+        let by_name = ListParams::default().fields(&format!("metadata.name={}", self.name));
+        let Some(now) = resources.list(&by_name).await?.items.pop() else {
+            return Ok(Some(()));
+        };
+        if now.uid() != resource.uid() || now.metadata.deletion_timestamp.is_some() {
+            return Ok(Some(()));
+        }
+        let kind = ApiResource::erase::<HttpStatistics>(&());
+        let patch = json!({
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {
+                "name": self.name,
+                "uid": now.uid(),
+                "resourceVersion": now.resource_version(),
+                "finalizers": if there { vec![FINALIZER] } else { Vec::new() },
+            },
+        });
+        let parameters = PatchParams::apply(FINALIZER_MANAGER).force();
+        resources
+            .patch(&self.name, &parameters, &Patch::Apply(&patch))
+            .await?;
+        Ok(Some(()))
     }
 
     fn owned_by(&self, owner: Option<&ClusterRole>) -> Value {
@@ -138,6 +223,19 @@ impl DefaultResource {
         }
         manifest
     }
+}
+
+fn resources(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<HttpStatistics>(&()))
+}
+
+/// How long something that was created then is young.
+fn youth_left(created: Option<Timestamp>, now: Timestamp) -> Duration {
+    let age = created.map_or(Duration::ZERO, |created| {
+        // Before zero it is the other clock that is ahead.
+        Duration::try_from(now.duration_since(created)).unwrap_or_default()
+    });
+    YOUTH.saturating_sub(age)
 }
 
 #[cfg(test)]
@@ -180,6 +278,22 @@ spec: {image: 'agent:1', notYetKnown: 1}
             })
         );
         assert_eq!(resource.owned_by(None), resource.manifest);
+    }
+
+    #[test]
+    fn youth_ends_two_minutes_after_the_creation() {
+        let created: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let left = |seconds: i64| {
+            let now = created + jiff::SignedDuration::from_secs(seconds);
+            youth_left(Some(created), now).as_secs()
+        };
+        assert_eq!(left(0), 120);
+        assert_eq!(left(50), 70);
+        assert_eq!(left(120), 0);
+        assert_eq!(left(1_000_000), 0);
+        // The API server's clock is ahead. Behind, there is less youth: at two minutes none.
+        assert_eq!(left(-1000), 120);
+        assert_eq!(youth_left(None, created), YOUTH);
     }
 
     #[test]

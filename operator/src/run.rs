@@ -77,11 +77,11 @@ pub fn run(
         let metrics = Metrics::default();
         let (waiting, waiting_for) = watch::channel(Some("the API server"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
+        // They are large.
         let work = |tenure| {
             let applying = default_resource
                 .cloned()
-                .map(|resource| resource.apply(client.clone()));
-            // It is large.
+                .map(|resource| Box::pin(resource.apply(client.clone())));
             let controller = Box::pin(controller::run(
                 client.clone(),
                 namespace.clone(),

@@ -68,6 +68,7 @@ fn an_image_is_enough_to_run_everywhere() {
         binding,
         config_map,
         daemon_set,
+        standby: _,
     } = objects(&json!({"image": "registry.example/agent:1"}));
     assert_eq!(
         serde_json::to_value(service_account).unwrap(),
@@ -365,6 +366,71 @@ fn agents_are_replaced_without_a_gap_where_the_api_server_can_and_as_the_resourc
             Ok(old)
         };
         assert_eq!(strategy(Some(version(21))), expected, "{change} on 1.21");
+    }
+}
+
+#[test]
+fn where_kubernetes_leaves_a_gap_that_nobody_asked_for_the_same_agents_stand_in() {
+    let on_node_port = json!({"hostId": "Hostname", "metrics": {"port": 9464}});
+    let old = [None, Some(20), Some(21)];
+    let new = [Some(22), Some(33)];
+    // What the resource says → with an API server that is old, or does not say, and with newer ones.
+    let cases = [
+        (json!({}), true, false),
+        (json!({"metrics": {"port": 9464}}), true, false),
+        (json!({"hostId": "Hostname"}), true, false),
+        (on_node_port, true, true),
+        (json!({"updateStrategy": {"type": "OnDelete"}}), false, false),
+        (json!({"updateStrategy": {"maxUnavailable": 1}}), false, false),
+        (json!({"updateStrategy": {"maxSurge": 0}}), false, false),
+        (json!({"updateStrategy": {"maxSurge": 1}}), false, false),
+    ];
+    for (change, on_old, on_new) in cases {
+        let mut spec = json!({"image": "agent:1", "nodeSelector": {"pool": "web"}});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let remainder = Remainder::of(
+            &agents(&spec).node_selector,
+            &[Claim {
+                name: "older".to_owned(),
+                created: None,
+                selector: NodeSelector::of_accepted([("gpu".to_owned(), "yes".to_owned())].into()),
+            }],
+        );
+        let both = old.map(|minor| (minor, on_old)).into_iter();
+        for (minor, expected) in both.chain(new.map(|minor| (minor, on_new))) {
+            let version = minor.map(|minor| Version { major: 1, minor });
+            let objects = build(&agents(&spec), &remainder, "monitoring", version).unwrap();
+            assert_eq!(objects.standby.is_some(), expected, "{change} on {minor:?}");
+            let Some(standby) = objects.standby else { continue };
+            let mut like_agents = serde_json::to_value(&objects.daemon_set).unwrap();
+            for labels in [
+                "/metadata/labels",
+                "/spec/selector/matchLabels",
+                "/spec/template/metadata/labels",
+            ] {
+                let labels = like_agents.pointer_mut(labels).unwrap();
+                labels["app.kubernetes.io/component"] = json!("standby");
+            }
+            set(
+                &mut like_agents,
+                "/metadata/name",
+                json!("scope-http-statistics-standby-default"),
+            );
+            if change["hostId"] == "Hostname" && change["metrics"].is_object() {
+                set(
+                    &mut like_agents,
+                    "/spec/template/spec/containers/0/ports",
+                    Value::Null,
+                );
+            }
+            assert_eq!(
+                serde_json::to_value(standby).unwrap(),
+                like_agents,
+                "{change} on {minor:?}"
+            );
+        }
     }
 }
 

@@ -22,7 +22,11 @@ use stream::{RECEIVED, SENT, step};
 /// Pieces of work that [`advance`] does at most: several times what a call takes that has one message.
 ///
 /// The eBPF verifier walks through every one of them and must not pass one million instructions.
-pub const STEPS: u32 = 128;
+pub const STEPS: u32 = 64;
+
+/// Codes that one [`advance`] reports at most: a request takes two steps at least; a response three, the last one of them cut
+/// off, and it may tell of a request besides.
+pub const FOUND: usize = 2 * STEPS.div_ceil(3) as usize;
 
 /// The bytes of one socket call, in order, and where to report what was found in them.
 pub trait Source {

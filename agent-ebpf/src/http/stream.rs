@@ -7,7 +7,7 @@
 use super::{
     connection::{Connection, Method, Role},
     event::Event,
-    window::{Bytes, Window},
+    window::{Bytes, HIGH_BITS, Window, lowest_byte},
 };
 
 /// Which way bytes go, as the process that makes the call sees it.
@@ -121,6 +121,9 @@ pub(super) struct Stream {
     /// The value in the making; in a request line, the last eight bytes before the window.
     b: u64,
 }
+
+/// An end of a line, as the lowest bytes of a word.
+const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
 
 const fn word(text: [u8; 8]) -> u64 {
     u64::from_le_bytes(text)
@@ -263,6 +266,20 @@ impl Stream {
         }
     }
 
+    /// Leaves the method of most requests behind, so that the same step goes on with the target.
+    #[inline(always)]
+    fn skip_get(&mut self, ahead: u64, window: &mut Window) {
+        const GET: u64 = word(*b"GET \0\0\0\0");
+        if self.stage() == stage::METHOD
+            && self.progress == 0
+            && ahead & 0xffff_ffff == GET
+            && window.left() >= 4
+        {
+            self.enter(stage::TARGET);
+            window.advance(4);
+        }
+    }
+
     /// Moves through the name of a header line while it matches; true when its colon has been passed.
     #[inline(always)]
     fn match_name(&mut self, name: usize, ahead: u64, window: &mut Window) -> bool {
@@ -285,6 +302,33 @@ impl Stream {
         window.advance(u32::from(taken));
         self.progress = progress.wrapping_add(taken);
         taken == left
+    }
+
+    /// Takes a whole `Content-Length` value with the end of its line, if it is at hand and of the usual form: a blank and one
+    /// to six digits.
+    #[inline(always)]
+    fn length_value(&mut self, ahead: u64, window: &mut Window) -> bool {
+        let word = (ahead >> 8) | (window.peek_next() << 56);
+        let values = word ^ 0x3030_3030_3030_3030;
+        let others = (((values & !HIGH_BITS) + 0x7676_7676_7676_7676) | values) & HIGH_BITS;
+        let digits = lowest_byte(others) as u32 & 7;
+        let is_usual = ahead as u8 == b' '
+            && self.progress == 0
+            && matches!(digits, 1..=6)
+            && (word >> (digits * 8)) as u16 == CRLF
+            && window.left() >= digits + 3;
+        if !is_usual {
+            return false;
+        }
+        window.advance(digits + 3);
+        // As eight digits: neighbours are put together, then pairs of them, then both halves.
+        let mut value = values << (64 - digits * 8);
+        value = (value & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(2561) >> 8;
+        value = (value & 0x00ff_00ff_00ff_00ff).wrapping_mul(6_553_601) >> 16;
+        self.b = (value & 0x0000_ffff_0000_ffff).wrapping_mul(42_949_672_960_001) >> 32;
+        self.progress = 1;
+        self.length_byte(b'\n');
+        true
     }
 
     /// Takes one byte of a `Content-Length` value (RFC 9110 section 8.6). `progress`: 0 before the digits, 1 in
@@ -342,6 +386,35 @@ impl Stream {
         }
     }
 
+    /// Takes the whole first line of a chunk, if it is at hand and has one to six digits and nothing else.
+    #[inline(always)]
+    fn chunk_line(&mut self, ahead: u64, window: &mut Window) -> bool {
+        const fn every(byte: u8) -> u64 {
+            0x0101_0101_0101_0101 * byte as u64
+        }
+        // Bit 7 of what is at least as large as the byte that makes 0x80 of it.
+        let (bytes, letters) = (ahead & !HIGH_BITS, (ahead & !HIGH_BITS) | every(0x20));
+        let are_digits = (bytes + every(0x80 - b'0')) & !(bytes + every(0x7f - b'9'));
+        let are_letters = (letters + every(0x80 - b'a')) & !(letters + every(0x7f - b'f')) & HIGH_BITS;
+        let others = (!(are_digits | are_letters) | ahead) & HIGH_BITS;
+        let digits = lowest_byte(others) as u32 & 7;
+        let is_usual = self.progress == 0
+            && matches!(digits, 1..=6)
+            && (ahead >> (digits * 8)) as u16 == CRLF
+            && window.left() >= digits + 2;
+        if !is_usual {
+            return false;
+        }
+        window.advance(digits + 2);
+        let mut value = (ahead & every(0x0f)) + (are_letters >> 7) * 9;
+        value <<= 64 - digits * 8;
+        value = ((value << 4) | (value >> 8)) & 0x00ff_00ff_00ff_00ff;
+        value = ((value << 8) | (value >> 16)) & 0x0000_ffff_0000_ffff;
+        self.a = ((value << 16) | (value >> 32)) & 0xffff_ffff;
+        self.begin_chunk();
+        true
+    }
+
     /// Takes one byte of a chunk's size (RFC 9112 section 7.1); false if it cannot be one.
     #[inline(always)]
     fn chunk_size_byte(&mut self, byte: u8) -> bool {
@@ -391,6 +464,9 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
     let ahead = window.peek();
     let byte = ahead as u8;
     stream.begin::<DIRECTION>(byte);
+    if DIRECTION == RECEIVED {
+        stream.skip_get(ahead, window);
+    }
     match stream.stage() {
         stage::START if DIRECTION == RECEIVED => empty_line(connection, window, byte),
         stage::METHOD if DIRECTION == RECEIVED => method(connection, window, ahead),
@@ -417,6 +493,10 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             Event::NONE
         }
         stage::HEAD_END => {
+            if stream.progress == 0 && ahead as u16 == CRLF && window.left() > 1 {
+                window.advance(2);
+                return Event::HEAD_END;
+            }
             window.advance(1);
             if byte == b'\n' {
                 return Event::HEAD_END;
@@ -438,8 +518,10 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             Event::NONE
         }
         stage::LENGTH => {
-            window.advance(1);
-            stream.length_byte(byte);
+            if !stream.length_value(ahead, window) {
+                window.advance(1);
+                stream.length_byte(byte);
+            }
             Event::NONE
         }
         stage::ENCODING => {
@@ -448,6 +530,9 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             Event::NONE
         }
         stage::CHUNK_SIZE => {
+            if stream.chunk_line(ahead, window) {
+                return Event::NONE;
+            }
             if !stream.chunk_size_byte(byte) {
                 return Event::MISMATCH;
             }
@@ -458,12 +543,13 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             Event::NONE
         }
         stage::CHUNK_END => {
-            if byte == b'\n' {
+            let is_whole = ahead as u16 == CRLF && window.left() > 1;
+            if is_whole || byte == b'\n' {
                 stream.enter(stage::CHUNK_SIZE);
             } else if byte != b'\r' {
                 return Event::MISMATCH;
             }
-            window.advance(1);
+            window.advance(1 + u32::from(is_whole));
             Event::NONE
         }
         _ => {
@@ -498,15 +584,8 @@ fn empty_line(connection: &mut Connection, window: &mut Window, byte: u8) -> Eve
 
 #[inline(always)]
 fn method(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event {
-    // Most requests, in one step.
-    const GET: u64 = word(*b"GET \0\0\0\0");
     let byte = ahead as u8;
     let stream = &mut connection.received;
-    if stream.progress == 0 && ahead & 0xffff_ffff == GET && window.left() >= 4 {
-        stream.enter(stage::TARGET);
-        window.advance(4);
-        return Event::NONE;
-    }
     if is_token(byte) && stream.progress < METHOD_MAX {
         stream.a = (stream.a << 8) | u64::from(byte);
         stream.progress += 1;
@@ -607,22 +686,24 @@ const fn are_three_digits(bytes: u64) -> bool {
 #[inline(always)]
 fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event {
     const VERSION: u64 = word(*b"HTTP/1.\0");
-    let byte = ahead as u8;
+    let mut byte = ahead as u8;
     let stream = &mut connection.sent;
-    let at = stream.progress;
-    if at == 0 && window.left() >= 12 {
-        let code = window.peek_next() >> 8;
+    let mut at = stream.progress;
+    // Most responses, in one step.
+    if at == 0 && window.left() > 12 {
+        let next = window.peek_next();
+        let code = next >> 8;
         if ahead & (u64::MAX >> 8) != VERSION
             || !((ahead >> 56) as u8).is_ascii_digit()
-            || window.peek_next() as u8 != b' '
+            || next as u8 != b' '
             || !are_three_digits(code)
         {
             return Event::MISMATCH;
         }
         stream.a = (code & 15) * 100 + (code >> 8 & 15) * 10 + (code >> 16 & 15);
-        stream.progress = 12;
         window.advance(12);
-        return Event::NONE;
+        byte = (next >> 32) as u8;
+        at = 12;
     }
     let fits = match at {
         0..=6 => (VERSION >> (at * 8)) as u8 == byte,

@@ -1,5 +1,7 @@
 //! A piece of a stream, copied to where it can be looked at.
 
+use core::hint::black_box;
+
 /// Words of a window: a power of two, so that a mask keeps every access inside without a comparison that the eBPF
 /// verifier would have to follow both ways.
 const WORDS: usize = 128;
@@ -128,25 +130,28 @@ impl Window {
     }
 
     /// Moves to the next line feed that a byte of `before` follows, or to the end of the window, if that is not far:
-    /// looks at no more than `WORDS_PER_SEARCH` words. True if a line feed is the next byte now.
+    /// looks no more than `PAIRS_PER_SEARCH` times at two words. True if a line feed is the next byte now.
     #[inline(always)]
     pub(super) fn find_line_feed(&mut self, before: Bytes) -> bool {
-        const WORDS_PER_SEARCH: usize = 8;
+        const PAIRS_PER_SEARCH: usize = 8;
         let start = LOOKBACK + self.position as usize;
         let mut index = start / 8;
         // What has been looked at of the first word is made unlike a line feed before the search, because only the lowest
         // mark is exact.
         let mut scanned = !(u64::MAX << ((start as u32 & 7) * 8));
         let mut at = start;
-        for _ in 0..WORDS_PER_SEARCH {
-            let found = bytes_equal_to(b'\n', self.word(index) | scanned);
-            if found == 0 {
-                index += 1;
+        for _ in 0..PAIRS_PER_SEARCH {
+            let first = bytes_equal_to(b'\n', self.word(index) | scanned);
+            let second = bytes_equal_to(b'\n', self.word(index + 1));
+            if first | second == 0 {
+                index += 2;
                 scanned = 0;
                 at = index * 8;
                 continue;
             }
-            at = index * 8 + lowest_byte(found) as usize;
+            // Calculated, and out of the compiler's sight: the verifier would follow both ways of a choice.
+            let is_second = black_box((first | first.wrapping_neg()) >> 63) ^ 1;
+            at = index * 8 + (lowest_byte(first) + is_second * (8 + lowest_byte(second))) as usize;
             if before.may_contain(self.byte(at + 1)) {
                 break;
             }
@@ -197,18 +202,22 @@ impl Default for Window {
     }
 }
 
+/// Bit 7 of every byte.
+pub(super) const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
 /// Bit 7 of every byte of `word` that equals `byte`. Bytes above the lowest that does may be marked without being
 /// equal (the borrow runs upwards); the lowest is exact.
 #[inline(always)]
 const fn bytes_equal_to(byte: u8, word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let difference = word ^ (ONES * byte as u64);
-    difference.wrapping_sub(ONES) & !difference & (ONES << 7)
+    difference.wrapping_sub(ONES) & !difference & HIGH_BITS
 }
 
-/// Index of the lowest byte that [`bytes_equal_to`] marked. By multiplication: the eBPF target cannot count zeros.
+/// Index of the lowest byte with bit 7, in a word that has no other bits; 0 if there is none. By multiplication: the eBPF
+/// target cannot count zeros.
 #[inline(always)]
-const fn lowest_byte(marked: u64) -> u64 {
+pub(super) const fn lowest_byte(marked: u64) -> u64 {
     let lowest = (marked & marked.wrapping_neg()) >> 7;
     lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56
 }

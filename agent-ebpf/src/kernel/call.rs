@@ -2,7 +2,7 @@
 
 use agent_ebpf::{
     abi::{Loss, READERS, REQUESTS, Setting, entrances},
-    http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
+    http::{Connection, Direction, Event, FOUND, Source, WINDOW, Window, advance, advance_unseen},
 };
 use aya_ebpf::{
     EbpfContext,
@@ -16,14 +16,14 @@ use core::arch::asm;
 use super::{
     connections::{self, Socket},
     handled,
-    memory::{field, kernel, user},
+    memory::{Access, Helper, kernel, user},
     process::{count, lose},
     settings::setting,
 };
 
 /// Segments before the last one of a call that one run walks over to find its first byte. Of all runs together more
 /// than `UIO_MAXIOV`, all there can be.
-const SEGMENTS_BACK: u32 = 64;
+const SEGMENTS_BACK: u32 = 128;
 
 /// Working memory: more than the eBPF stack holds.
 #[repr(C)]
@@ -51,9 +51,6 @@ static TCP_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 static UNIX_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static UNIX_RECEIVE: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-/// Messages that one run may find: the shortest take five steps.
-const FOUND: usize = STEPS as usize / 4;
 
 /// The programs, as indices of [`WORK`].
 #[derive(Clone, Copy)]
@@ -110,7 +107,7 @@ struct Bytes {
     back: u64,
     /// 1 if that is in user memory.
     next_in_user: u32,
-    /// Messages found in this run. They are counted at its end: the verifier walks through
+    /// Codes found in this run. They are counted at its end: the verifier walks through
     /// what happens to a message once for each that there may be, not once for each step.
     found: u32,
     codes: [u16; FOUND],
@@ -129,9 +126,9 @@ pub enum Data {
     Unreadable(Loss),
 }
 
-/// A call has moved `transferred` bytes over `sock`.
+/// A call has moved `transferred` bytes over `sock`; it and a message that `data` tells of are read by `A`.
 #[inline(always)]
-pub fn transferred(
+pub fn transferred<A: Access>(
     ctx: &impl EbpfContext,
     program: Program,
     socket: Socket,
@@ -141,9 +138,9 @@ pub fn transferred(
     data: impl FnOnce(&Connection) -> Data,
 ) {
     run(ctx, program, direction, sock, |bytes| {
-        let connection = begin(program, socket, direction, sock, transferred)?;
+        let connection = begin::<A>(program, socket, direction, sock, transferred)?;
         let data = data(connection);
-        locate(bytes, direction, connection, data, transferred)
+        locate::<A>(bytes, direction, connection, data, transferred)
     });
 }
 
@@ -157,7 +154,7 @@ pub fn transferred_unseen(
     transferred: u32,
     cause: Loss,
 ) {
-    if let Some(connection) = begin(program, socket, direction, sock, transferred) {
+    if let Some(connection) = begin::<Helper>(program, socket, direction, sock, transferred) {
         found(advance_unseen(
             connection,
             direction,
@@ -174,7 +171,7 @@ pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option
     if connection.is_ignored(direction) {
         return None;
     }
-    match connections::position(sock, connection, direction) {
+    match connections::position::<Helper>(sock, connection, direction) {
         Some(position) => {
             let count = connection.move_position(direction, position, 0);
             unseen(direction, sock, connection, count);
@@ -192,7 +189,7 @@ pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option
 /// The connection to take over a call's bytes, unless there is nothing to be found in them or, on TCP, they have been
 /// handled.
 #[inline(always)]
-fn begin(
+fn begin<A: Access>(
     program: Program,
     socket: Socket,
     direction: Direction,
@@ -200,11 +197,11 @@ fn begin(
     transferred: u32,
 ) -> Option<&'static mut Connection> {
     let connection = connections::find(sock, socket, direction, transferred)?;
-    handled::see(program, direction, sock, connection);
+    handled::see::<A>(program, direction, sock, connection);
     if connection.is_ignored(direction) {
         return None;
     }
-    if let Some(position) = connections::position(sock, connection, direction) {
+    if let Some(position) = connections::position::<A>(sock, connection, direction) {
         // Less than the call moved: it was handled, by way of another entrance.
         if connection.ahead(direction, position) < transferred {
             return None;
@@ -238,21 +235,28 @@ pub fn abandon(program: Program, direction: Direction) {
 
 /// A call on a TCP socket has moved bytes, as many as its sequence number is ahead of where it was last seen. Of these
 /// the last `transferred` are where `data` says.
+///
+/// By direction, so that each program has its own, inlined: if two called one, `data` would go there by way of the stack,
+/// where the verifier of Linux 5.10 prunes what it may not, and takes out the wrong half of the code.
 #[inline(always)]
-pub fn moved(
+pub fn moved<const RECEIVES: bool>(
     ctx: &impl EbpfContext,
     program: Program,
-    direction: Direction,
     sock: u64,
     transferred: u32,
     data: Data,
 ) {
+    let direction = if RECEIVES {
+        Direction::Received
+    } else {
+        Direction::Sent
+    };
     run(ctx, program, direction, sock, |bytes| {
         let (connection, transferred) = catch_up(direction, sock, transferred)?;
         if transferred == 0 {
             return None;
         }
-        locate(bytes, direction, connection, data, transferred)
+        locate::<Helper>(bytes, direction, connection, data, transferred)
     });
 }
 
@@ -264,7 +268,7 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
     if connection.is_ignored(direction) {
         return None;
     }
-    let position = connections::position(sock, connection, direction)?;
+    let position = connections::position::<Helper>(sock, connection, direction)?;
     let ahead = connection.move_position(direction, position, 0);
     // More than went cannot have been moved: then what is said to be there is of another call.
     let transferred = if transferred <= ahead { transferred } else { 0 };
@@ -288,14 +292,14 @@ fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u
 
 /// Finds the first byte of a call.
 #[inline(always)]
-fn locate<'a>(
+fn locate<'a, A: Access>(
     bytes: &mut Bytes,
     direction: Direction,
     connection: &'a mut Connection,
     data: Data,
     transferred: u32,
 ) -> Option<&'a mut Connection> {
-    match bytes.locate(data, u64::from(transferred)) {
+    match bytes.locate::<A>(data, u64::from(transferred)) {
         Ok(()) => Some(connection),
         Err(cause) => {
             found(advance_unseen(
@@ -438,7 +442,7 @@ fn found(event: Event) {
 impl Bytes {
     /// Goes to the first byte of a call that moved `transferred` bytes.
     #[inline(always)]
-    fn locate(&mut self, data: Data, transferred: u64) -> Result<(), Loss> {
+    fn locate<A: Access>(&mut self, data: Data, transferred: u64) -> Result<(), Loss> {
         self.left = transferred;
         self.back = 0;
         match data {
@@ -453,21 +457,26 @@ impl Bytes {
                 self.next_in_user = 1;
                 Ok(())
             }
-            Data::Message(message) => {
-                let iterator = message + u64::from(setting(Setting::MsgIter));
-                self.locate_message(iterator, transferred)
-                    .unwrap_or(Err(Loss::UnreadableMemory))
-            }
+            Data::Message(message) => self
+                .locate_message::<A>(message, transferred)
+                .unwrap_or(Err(Loss::UnreadableMemory)),
             Data::Unreadable(cause) => Err(cause),
         }
     }
 
-    /// Notes where a kernel `struct iov_iter` stands after the call, or where its only buffer begins.
+    /// Notes where a message's `struct iov_iter` stands after the call, or where its only buffer begins.
     #[inline(always)]
-    fn locate_message(&mut self, iterator: u64, transferred: u64) -> Option<Result<(), Loss>> {
-        let kind = u32::from(field::<u8>(iterator, Setting::IterType)?) & setting(Setting::IterTypeMask);
-        let iovec: u64 = field(iterator, Setting::IterIov)?;
-        let offset: u64 = field(iterator, Setting::IterOffset)?;
+    fn locate_message<A: Access>(&mut self, message: u64, transferred: u64) -> Option<Result<(), Loss>> {
+        let iterator = message + u64::from(setting(Setting::MsgIter));
+        let kind = u32::from(A::field::<u8>(iterator, Setting::IterType)?) & setting(Setting::IterTypeMask);
+        let iovec: u64 = A::field(iterator, Setting::IterIov)?;
+        // What comes out of a map is only a number, with which the verifier allows arithmetic.
+        // SAFETY: references are valid and aligned.
+        let iovec = unsafe {
+            (&raw mut self.next).write_volatile(iovec);
+            (&raw const self.next).read_volatile()
+        };
+        let offset: u64 = A::field(iterator, Setting::IterOffset)?;
         if kind == setting(Setting::IterTypeUbuf) {
             self.address = iovec.wrapping_add(offset).wrapping_sub(transferred);
             self.segment = transferred;
@@ -476,7 +485,6 @@ impl Bytes {
         if kind != setting(Setting::IterTypeIovec) {
             return Some(Err(Loss::UnreadablePages));
         }
-        self.next = iovec;
         self.segment = offset;
         self.back = transferred;
         self.next_in_user = 0;

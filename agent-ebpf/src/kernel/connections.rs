@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    memory::field,
+    memory::{Access, Helper, field},
     process::{add, lose},
     settings::setting,
 };
@@ -159,19 +159,19 @@ fn are_all_remembered() -> bool {
 
 /// The TCP sequence number after the last byte that went in `direction`, if the socket has one.
 #[inline(always)]
-pub fn position(sock: u64, connection: &Connection, direction: Direction) -> Option<u32> {
+pub fn position<A: Access>(sock: u64, connection: &Connection, direction: Direction) -> Option<u32> {
     if !connection.has_positions() {
         return None;
     }
-    sequence(sock, direction)
+    sequence::<A>(sock, direction)
 }
 
 /// The same of a TCP socket.
 #[inline(always)]
-pub fn sequence(sock: u64, direction: Direction) -> Option<u32> {
+pub fn sequence<A: Access>(sock: u64, direction: Direction) -> Option<u32> {
     match direction {
-        Direction::Received => field(sock, Setting::TcpCopiedSeq),
-        Direction::Sent => field(sock, Setting::TcpWriteSeq),
+        Direction::Received => A::tcp_field(sock, Setting::TcpCopiedSeq),
+        Direction::Sent => A::tcp_field(sock, Setting::TcpWriteSeq),
     }
 }
 
@@ -194,7 +194,7 @@ pub fn close_tcp(sock: u64) {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock) {
         // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
         let connection = unsafe { &mut *connection };
-        if let Some(position) = position(sock, connection, Direction::Sent) {
+        if let Some(position) = position::<Helper>(sock, connection, Direction::Sent) {
             let unseen = connection.move_position(Direction::Sent, position, 0);
             // A FIN takes one. A connection that is reset jumps ahead, and is not shut down any more (`tcp_disconnect`).
             if unseen > 1 && is_shut_down(sock, Direction::Sent) {

@@ -23,7 +23,7 @@ use super::{
     call::{Data, Program, transferred, transferred_unseen},
     connections::{self, Socket},
     handled,
-    memory::field,
+    memory::{Access as _, Load, field},
     settings::setting,
 };
 
@@ -52,7 +52,7 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(3);
     if result > 0 {
         let message = ctx.arg(1);
-        transferred(
+        transferred::<Load>(
             &ctx,
             Program::TcpSend,
             Socket::Tcp,
@@ -70,7 +70,7 @@ entrances!("tcp_sendmsg", enter_tcp_send, tcp_sendmsg_1: 0, tcp_sendmsg_2: 1, tc
 #[inline(always)]
 fn enter_tcp_send(ctx: &FExitContext, entrance: u32) {
     let result: i32 = ctx.arg(3);
-    if result > 0 && !handled::is_seen(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
+    if result > 0 && !handled::is_seen::<Load>(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
         Program::TcpSend.enter(ctx, entrance);
     }
 }
@@ -81,14 +81,14 @@ fn enter_tcp_send(ctx: &FExitContext, entrance: u32) {
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
     if let Some((flags, count)) = tcp_received(&ctx) {
         let message = ctx.arg(1);
-        transferred(
+        transferred::<Load>(
             &ctx,
             Program::TcpReceive,
             Socket::Tcp,
             Direction::Received,
             ctx.arg(0),
             count,
-            |_| received(message, flags),
+            |_| received(Data::Message(message), flags),
         );
     }
     0
@@ -98,7 +98,8 @@ entrances!("tcp_recvmsg", enter_tcp_receive, tcp_recvmsg_1: 0, tcp_recvmsg_2: 1,
 
 #[inline(always)]
 fn enter_tcp_receive(ctx: &FExitContext, entrance: u32) {
-    if tcp_received(ctx).is_some() && !handled::is_seen(Program::TcpReceive, Direction::Received, ctx.arg(0))
+    if tcp_received(ctx).is_some()
+        && !handled::is_seen::<Load>(Program::TcpReceive, Direction::Received, ctx.arg(0))
     {
         Program::TcpReceive.enter(ctx, entrance);
     }
@@ -138,10 +139,10 @@ fn argument<const OFFSET: i32>(ctx: &FExitContext) -> u64 {
 pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(3);
     if result > 0
-        && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
+        && let Some(sock) = Load::field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred(
+        transferred::<Load>(
             &ctx,
             Program::UnixSend,
             Socket::Unix,
@@ -177,10 +178,10 @@ pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
     if let Some(count) = unix_received(&ctx)
-        && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
+        && let Some(sock) = Load::field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred(
+        transferred::<Load>(
             &ctx,
             Program::UnixReceive,
             Socket::Unix,
@@ -277,12 +278,12 @@ pub fn unix_release(ctx: FEntryContext) -> u32 {
     0
 }
 
-/// Where the bytes of a TCP receive call are.
+/// Where the bytes of a TCP receive call are, if it has not thrown them away.
 #[inline(always)]
-pub fn received(message: u64, flags: u32) -> Data {
+pub fn received(data: Data, flags: u32) -> Data {
     if flags & MSG_TRUNC != 0 {
         Data::Unreadable(Loss::UnreadablePages)
     } else {
-        Data::Message(message)
+        data
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{LruHashMap, PerCpuArray},
 };
 
-use super::{call::Program, connections, process::lose, settings::setting};
+use super::{call::Program, connections, memory::Access, process::lose, settings::setting};
 
 /// How far a TCP socket was in the program's direction when the program last looked. Of any socket, and tasks may
 /// change places: what is not found here may have been handled all the same, and the program itself finds that.
@@ -27,16 +27,16 @@ static SEEN: PerCpuArray<Seen> = PerCpuArray::with_max_entries(Program::COUNT, 0
 
 /// The program looks at a connection.
 #[inline(always)]
-pub fn see(program: Program, direction: Direction, sock: u64, connection: &Connection) {
+pub fn see<A: Access>(program: Program, direction: Direction, sock: u64, connection: &Connection) {
     if setting(Setting::Entrances) != entrances::NONE {
-        see_one(program as u32, direction, sock, connection);
+        see_one::<A>(program as u32, direction, sock, connection);
     }
 }
 
 // Not inlined, so that the verifier forgets what was there.
 #[inline(never)]
-fn see_one(program: u32, direction: Direction, sock: u64, connection: &Connection) {
-    if let Some(position) = connections::position(sock, connection, direction)
+fn see_one<A: Access>(program: u32, direction: Direction, sock: u64, connection: &Connection) {
+    if let Some(position) = connections::position::<A>(sock, connection, direction)
         && let Some(seen) = SEEN.get_ptr_mut(program)
     {
         // SAFETY: this CPU's own. If another task comes between the two, a socket has another's position, which it
@@ -49,9 +49,9 @@ fn see_one(program: u32, direction: Direction, sock: u64, connection: &Connectio
 
 /// True if nothing has gone over a TCP socket since the program last looked.
 #[inline(always)]
-pub fn is_seen(program: Program, direction: Direction, sock: u64) -> bool {
+pub fn is_seen<A: Access>(program: Program, direction: Direction, sock: u64) -> bool {
     SEEN.get(program as u32).is_some_and(|seen| {
-        seen.sock == sock && connections::sequence(sock, direction) == Some(seen.position)
+        seen.sock == sock && connections::sequence::<A>(sock, direction) == Some(seen.position)
     })
 }
 

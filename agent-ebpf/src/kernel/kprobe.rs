@@ -21,7 +21,7 @@ use super::{
     call::{Data, Program, abandon, catch_up, moved, transferred, transferred_unseen},
     connections::{self, Socket},
     fexit::{MSG_PEEK, received},
-    memory::field,
+    memory::{Helper, field},
     process::lose,
     settings::setting,
 };
@@ -179,10 +179,10 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
     }
     let data = match call.message {
         0 => Data::Unreadable(Loss::UnreadablePages),
-        message if RECEIVES => received(message, call.flags),
+        message if RECEIVES => received(Data::Message(message), call.flags),
         message => Data::Message(message),
     };
-    moved(ctx, program, direction, call.sock, transferred, data);
+    moved::<RECEIVES>(ctx, program, call.sock, transferred, data);
     Some(())
 }
 
@@ -294,7 +294,7 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
     match ended(ctx) {
         Some((sock, count, message)) => {
-            transferred(ctx, program, Socket::Unix, direction, sock, count, |_| {
+            transferred::<Helper>(ctx, program, Socket::Unix, direction, sock, count, |_| {
                 Data::Message(message)
             });
         }

@@ -3,14 +3,16 @@
 use agent_ebpf::abi::{CGROUP_ROOT, CGROUP_V1, CounterKey, Loss, Setting};
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
+    },
     macros::map,
     maps::{Array, HashMap},
 };
 use core::arch::asm;
 
 use super::{
-    memory::{field, kernel},
+    memory::{Access, Helper, Load, field, kernel},
     settings::setting,
 };
 
@@ -26,19 +28,17 @@ static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
 
 /// Adds one to the current process's counter for `code`.
 pub fn count(code: u16) {
-    let task = unsafe { bpf_get_current_task() };
-    let Some(pid) = pid(task) else {
-        return lose(Loss::ForeignProcess as u32);
+    let key = if setting(Setting::TypedTask) == 1 {
+        // SAFETY: no arguments.
+        let task = unsafe { bpf_get_current_task_btf() } as u64;
+        key::<Load>(task, v2_cgroup::<Load>(task).unwrap_or(0), code)
+    } else {
+        // SAFETY: no arguments.
+        let (task, cgroup) = unsafe { (bpf_get_current_task(), bpf_get_current_cgroup_id()) };
+        key::<Helper>(task, cgroup, code)
     };
-    let start_time = field::<u64>(task, Setting::TaskGroupLeader)
-        .and_then(|leader| field::<u64>(leader, Setting::TaskStartBoottime))
-        .unwrap_or(0);
-    let key = CounterKey {
-        cgroup: cgroup(task),
-        start_time,
-        pid,
-        code,
-        reserved: 0,
+    let Some(key) = key else {
+        return lose(Loss::ForeignProcess as u32);
     };
     if increment(&key) {
         return;
@@ -49,28 +49,47 @@ pub fn count(code: u16) {
     }
 }
 
-/// Where the current process is. In v1 hierarchies only, if it is in the root of the v2 one: most hosts with v1 have all
-/// there, or nothing mounted.
+/// The counter of the current task's process, which is in that cgroup of v2. Of v1 hierarchies only, if it is in the
+/// root of v2: most hosts with v1 have all there, or nothing mounted.
 #[inline(always)]
-fn cgroup(task: u64) -> u64 {
-    // SAFETY: no arguments.
-    let id = unsafe { bpf_get_current_cgroup_id() };
-    if id == CGROUP_ROOT
-        && setting(Setting::TaskCgroups) != Setting::NONE
-        && let Some(v1) = v1_cgroup(task)
+fn key<A: Access>(task: u64, v2: u64, code: u16) -> Option<CounterKey> {
+    let mut cgroup = v2;
+    if v2 == CGROUP_ROOT
+        && setting(Setting::CssSetPids) != Setting::NONE
+        && let Some(v1) = v1_cgroup::<A>(task).filter(|id| *id != 0)
     {
-        return v1 | CGROUP_V1;
+        cgroup = v1 | CGROUP_V1;
     }
-    id
+    let leader: Option<u64> = A::field(task, Setting::TaskGroupLeader);
+    Some(CounterKey {
+        cgroup,
+        start_time: leader
+            .and_then(|leader| A::field(leader, Setting::TaskStartBoottime))
+            .unwrap_or(0),
+        pid: pid(task)?,
+        code,
+        reserved: 0,
+    })
+}
+
+/// The id of a task's cgroup in the v2 hierarchy: what `bpf_get_current_cgroup_id` gives.
+#[inline(always)]
+fn v2_cgroup<A: Access>(task: u64) -> Option<u64> {
+    let set: u64 = A::field(task, Setting::TaskCgroups)?;
+    cgroup_id::<A>(A::field(set, Setting::CssSetDefault)?)
 }
 
 /// The id of a task's cgroup in the hierarchy of `pids`.
 #[inline(always)]
-fn v1_cgroup(task: u64) -> Option<u64> {
-    let set: u64 = field(task, Setting::TaskCgroups)?;
-    let state: u64 = field(set, Setting::CssSetPids)?;
-    let cgroup: u64 = field(state, Setting::CssCgroup)?;
-    field(field(cgroup, Setting::CgroupNode)?, Setting::NodeId)
+fn v1_cgroup<A: Access>(task: u64) -> Option<u64> {
+    let set: u64 = A::field(task, Setting::TaskCgroups)?;
+    let state: u64 = A::field(set, Setting::CssSetPids)?;
+    cgroup_id::<A>(A::field(state, Setting::CssCgroup)?)
+}
+
+#[inline(always)]
+fn cgroup_id<A: Access>(cgroup: u64) -> Option<u64> {
+    A::field(A::field(cgroup, Setting::CgroupNode)?, Setting::NodeId)
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use agent_ebpf::{
     http::{Connection, Direction},
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs},
+    helpers::bpf_get_current_task,
     macros::{map, raw_tracepoint},
     maps::ProgramArray,
     programs::RawTracePointContext,
@@ -21,8 +21,8 @@ use super::{
     connections::{self, Socket},
     fexit::{MSG_PEEK, MSG_TRUNC},
     handled,
-    memory::{field, kernel, user},
-    registers::{SystemCall, system_call},
+    memory::{Helper, field, kernel, user},
+    registers::{SystemCall, current_system_call, system_call},
     settings,
 };
 
@@ -40,7 +40,7 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
     if let Some(count) = sent(&ctx) {
-        transferred(
+        transferred::<Helper>(
             &ctx,
             Program::TcpSend,
             Socket::Any,
@@ -82,7 +82,7 @@ entrances!("sock_recv_length", was_received, Program::TcpReceive, Direction::Rec
 #[inline(always)]
 fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, entrance: u32) {
     let sock = ctx.arg(0);
-    if handled::is_seen(program, direction, sock) {
+    if handled::is_seen::<Helper>(program, direction, sock) {
         return;
     }
     let is_handled = match connections::is_tcp(sock) {
@@ -100,7 +100,7 @@ fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, ent
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
     if let Some((flags, count)) = was_received(&ctx) {
-        transferred(
+        transferred::<Helper>(
             &ctx,
             Program::TcpReceive,
             Socket::Any,
@@ -197,7 +197,7 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     if description & syscall::KIND == syscall::MESSAGES {
         return messages_unseen(direction, sock, result);
     }
-    transferred(ctx, program, Socket::Any, direction, sock, result, |_| {
+    transferred::<Helper>(ctx, program, Socket::Any, direction, sock, result, |_| {
         if flags & MSG_TRUNC != 0 {
             Data::Unreadable(Loss::UnreadablePages)
         } else {
@@ -211,9 +211,7 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
 /// [`syscall::SENT`] or 0, and over this socket.
 #[inline(always)]
 fn current_call_data(direction: u8, sock: u64, connection: &Connection) -> Data {
-    // SAFETY: no arguments; the task is the current one.
-    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    match system_call(registers) {
+    match current_system_call() {
         Some(call) => match settings::syscall(call.number) {
             // A file on a network file system, say, is written by way of a socket that is the kernel's own. That of a
             // connection known to be HTTP is not.

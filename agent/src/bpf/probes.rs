@@ -126,6 +126,7 @@ pub(super) enum AttachError {
 pub struct Probes {
     hook: Hook,
     rejected: Vec<(Hook, String)>,
+    is_preemptible: bool,
     ebpf: Ebpf,
     /// The programs whose being left out loses calls.
     watched: Vec<&'static str>,
@@ -148,11 +149,13 @@ impl Probes {
             match kernel.attach(*hook) {
                 Ok(ebpf) => {
                     let watched = kernel.watched(*hook);
+                    let is_preemptible = kernel.is_preemptible;
                     drop(kernel);
                     release_memory();
                     return Ok(Self {
                         hook: *hook,
                         rejected,
+                        is_preemptible,
                         ebpf,
                         watched,
                     });
@@ -187,6 +190,13 @@ impl Probes {
     #[must_use]
     pub fn rejected(&self) -> &[(Hook, String)] {
         &self.rejected
+    }
+
+    /// Whether the kernel is taken to be preemptible, so that programs have entrances where they need them
+    /// ([`agent_ebpf::abi::entrances`]).
+    #[must_use]
+    pub fn is_preemptible(&self) -> bool {
+        self.is_preemptible
     }
 
     /// Reads all counters: how often each thing happened since the programs were attached.

@@ -124,14 +124,20 @@ pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
         btf.enumerator("iter_type", "ITER_UBUF").unwrap_or(Setting::NONE),
     );
 
-    if has_v1_pids() {
-        // A kernel unlike this goes without: processes that are alive when they are looked at have a path.
-        if let Some(offsets) = v1_pids(btf) {
-            for (setting, offset) in offsets {
-                set(setting, offset);
-            }
-        }
+    // A kernel unlike this asks a helper for the cgroup, and goes without those of v1: processes that are alive when they are
+    // looked at have a path.
+    let cgroups = cgroups(btf);
+    for (setting, offset) in cgroups.into_iter().flatten() {
+        set(setting, offset);
     }
+    if cgroups.is_some() && has_v1_pids() {
+        set(Setting::CssSetPids, pids_state(btf).unwrap_or(Setting::NONE));
+    }
+    let typed_task = btf.enumerator("bpf_func_id", "BPF_FUNC_get_current_task_btf");
+    set(
+        Setting::TypedTask,
+        u32::from(cgroups.is_some() && typed_task.is_some()),
+    );
 
     let parameters = btf.parameters("tcp_recvmsg").unwrap_or_default();
     let flags = parameters.iter().position(|name| name == "flags");
@@ -154,12 +160,26 @@ pub(super) fn settings(btf: &Btf) -> Result<Settings, SettingsError> {
     Ok(settings)
 }
 
+/// Where the kernel tells how it preempts (since Linux 5.13), if debugfs is mounted: in this mount namespace or, for pods have it
+/// not, in that of the host's first process, which takes `CAP_SYS_PTRACE`.
+const PREEMPTION_MODE: [&str; 2] = [
+    "/sys/kernel/debug/sched/preempt",
+    "/proc/1/root/sys/kernel/debug/sched/preempt",
+];
+
 /// True if the kernel may take the CPU from a task inside the kernel, as far as it tells: `PREEMPT` in its version,
-/// and no milder mode chosen at boot (`preempt=`), where that can be read.
+/// and no milder mode, of its configuration or chosen at boot (`preempt=`), where that can be read.
 pub(super) fn is_preemptible() -> bool {
     let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
-    let mode = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
-    version.contains("PREEMPT") && !mode.contains("(none)") && !mode.contains("(voluntary)")
+    let mode = PREEMPTION_MODE
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok());
+    version.contains("PREEMPT") && !mode.is_some_and(|mode| is_mild(&mode))
+}
+
+/// Whether the kernel takes the CPU only from tasks that offer it; of a line such as `none (voluntary) full lazy`.
+fn is_mild(mode: &str) -> bool {
+    mode.contains("(none)") || mode.contains("(voluntary)")
 }
 
 /// True if processes are in a v1 hierarchy of the controller `pids`: its number is not 0 then (`cgroups(7)`).
@@ -173,18 +193,22 @@ fn has_v1_pids() -> bool {
     })
 }
 
-/// The way from a task to the id of its cgroup in that hierarchy.
-fn v1_pids(btf: &Btf) -> Option<[(Setting, u32); 5]> {
-    let pids = btf.enumerator("cgroup_subsys_id", "pids_cgrp_id")?;
-    // An array of pointers.
-    let to_pids = btf.offset("css_set", "subsys")? + 8 * pids;
+/// The ways from a task to the ids of its cgroups.
+fn cgroups(btf: &Btf) -> Option<[(Setting, u32); 5]> {
     Some([
         (Setting::TaskCgroups, btf.offset("task_struct", "cgroups")?),
-        (Setting::CssSetPids, to_pids),
+        (Setting::CssSetDefault, btf.offset("css_set", "dfl_cgrp")?),
         (Setting::CssCgroup, btf.offset("cgroup_subsys_state", "cgroup")?),
         (Setting::CgroupNode, btf.offset("cgroup", "kn")?),
         (Setting::NodeId, btf.offset("kernfs_node", "id")?),
     ])
+}
+
+/// Where a task's `css_set` has its state in the hierarchy of `pids`.
+fn pids_state(btf: &Btf) -> Option<u32> {
+    let pids = btf.enumerator("cgroup_subsys_id", "pids_cgrp_id")?;
+    // An array of pointers.
+    Some(btf.offset("css_set", "subsys")? + 8 * pids)
 }
 
 /// Inode number of this process's PID namespace, 0 if it is the initial one.
@@ -226,4 +250,22 @@ pub(super) fn syscalls() -> [u8; SYSCALLS_LEN] {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_in_parentheses_decides() {
+        for (line, mild) in [
+            ("none (voluntary) full\n", true),
+            ("(none) voluntary full\n", true),
+            ("none voluntary (full)\n", false),
+            ("full (lazy)\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_mild(line), mild, "{line}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::bpf::{Hook, Loss, Losses, ProgramStatistics};
 use crate::filter::Filter;
-use crate::stats::{Delta, Event, Ledger, Owner, Subject};
+use crate::stats::{Delta, Event, Ledger, Owner, PerTick, Subject};
 use crate::workload::Directory;
 pub use workloads::{MAX_SERIES, Workload, Workloads};
 
@@ -135,7 +135,7 @@ impl Metrics {
         );
         own.register_with_unit(
             "report_duration",
-            "Time that the report for Scope took of that",
+            "Time that writing the report for Scope took",
             Unit::Seconds,
             self.report.clone(),
         );
@@ -164,7 +164,7 @@ impl Metrics {
             losses,
         } = *tick;
         self.readable.set(1);
-        let mut by_owner: HashMap<Owner, Vec<(Event, u64)>> = HashMap::new();
+        let mut by_owner: PerTick<Owner, Vec<(Event, u64)>> = PerTick::default();
         for Delta {
             subject,
             event,

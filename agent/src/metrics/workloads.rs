@@ -22,17 +22,19 @@ pub const MAX_SERIES: usize = 10_000;
 const IDLE: Duration = Duration::from_hours(1);
 
 /// Who did something, as far as it is told: names of OpenTelemetry's conventions in Prometheus's form. Not `pod` and the
-/// like, which Prometheus itself sets to the agent's pod; and no PID, which is another one after every restart.
+/// like, which Prometheus itself sets to the agent's pod; and no PID, which is another one after every restart. What is
+/// absent is an empty label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Workload {
-    /// The pod's namespace. Empty, as all of them, if there is none or it is not known.
-    pub k8s_namespace_name: String,
+    /// The pod's namespace. Absent, as all of them, if there is none or it is not known. Absent and not empty: workloads are
+    /// compared with each other all the time, and some processors take 0.3 µs to compare nothing with nothing.
+    pub k8s_namespace_name: Option<String>,
     /// The pod.
-    pub k8s_pod_name: String,
+    pub k8s_pod_name: Option<String>,
     /// The container's name; outside of pods the first 12 digits of its id.
-    pub k8s_container_name: String,
+    pub k8s_container_name: Option<String>,
     /// The process's command name.
-    pub process_executable_name: String,
+    pub process_executable_name: Option<String>,
 }
 
 impl Workload {
@@ -47,10 +49,10 @@ impl Workload {
             name.or_else(digits)
         });
         Self {
-            k8s_namespace_name: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
-            k8s_pod_name: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
-            k8s_container_name: container.unwrap_or_default(),
-            process_executable_name: command.unwrap_or_default().to_owned(),
+            k8s_namespace_name: pod.map(|pod| pod.namespace.clone()),
+            k8s_pod_name: pod.map(|pod| pod.name.clone()),
+            k8s_container_name: container,
+            process_executable_name: command.map(str::to_owned),
         }
     }
 
@@ -58,7 +60,7 @@ impl Workload {
     #[must_use]
     pub fn other() -> Self {
         Self {
-            process_executable_name: "other".to_owned(),
+            process_executable_name: Some("other".to_owned()),
             ..Self::default()
         }
     }
@@ -235,7 +237,7 @@ mod tests {
 
     fn process(name: &str) -> Workload {
         Workload {
-            process_executable_name: name.to_owned(),
+            process_executable_name: Some(name.to_owned()),
             ..Workload::default()
         }
     }
@@ -324,6 +326,7 @@ mod tests {
                 workload.k8s_container_name,
                 workload.process_executable_name,
             ]
+            .map(Option::unwrap_or_default)
         };
         assert_eq!(
             labels(&place, &directory),

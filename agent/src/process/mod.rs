@@ -7,9 +7,10 @@ mod container;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::stats::{Identity, Owner};
+use crate::stats::{Identity, Owner, PerTick};
 use crate::workload::Place;
 pub use cgroup::{Cgroups, Membership, V1};
 pub use container::{Layer, layers, outermost};
@@ -24,9 +25,16 @@ const CLOCK_TICK: u64 = 1_000_000_000 / USER_HZ;
 pub struct Processes {
     proc: PathBuf,
     cgroups: Cgroups,
+    /// Processes that were alive when last looked at, by pid, with their start time.
+    alive: PerTick<u32, (u64, Instance)>,
     /// Reused: one file is read per process and interval.
     buffer: Vec<u8>,
 }
+
+/// Tells one directory `/proc/<pid>` from the next of that name: its inode number and when it was made. The kernel hands out
+/// these numbers in turn (`get_next_ino`), 2^32 of them, and may give a process another one while it lives, but then the
+/// process is only looked at more closely.
+type Instance = (u64, i64, i64);
 
 /// What `/proc/<pid>/stat` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +83,7 @@ impl Processes {
         Self {
             proc: proc.to_owned(),
             cgroups: Cgroups::new(proc),
+            alive: PerTick::default(),
             buffer: Vec::with_capacity(1024),
         }
     }
@@ -85,11 +94,53 @@ impl Processes {
     /// When `/proc` cannot be read for another reason than that the process is gone; nothing is known then.
     pub fn command(&mut self, owner: &Owner) -> io::Result<Option<String>> {
         let stat = self.stat(owner)?;
-        Ok(stat.map(|stat| String::from_utf8_lossy(stat.command).into_owned()))
+        let command = stat.map(|stat| String::from_utf8_lossy(stat.command).into_owned());
+        if command.is_none() {
+            self.alive.remove(&owner.pid);
+        }
+        Ok(command)
+    }
+
+    /// Whether `owner`'s process lives. Takes a tenth of what [`command`](Self::command) takes: the kernel writes
+    /// `/proc/<pid>/stat` anew for each who reads it, but the directory need only be the same as before.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn lives(&mut self, owner: &Owner) -> io::Result<bool> {
+        let found = match fs::metadata(self.directory(owner)) {
+            Ok(found) => (found.ino(), found.ctime(), found.ctime_nsec()),
+            Err(error) if is_gone(&error) => {
+                self.alive.remove(&owner.pid);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let alive = (owner.start_time, found);
+        if self.alive.get(&owner.pid) == Some(&alive) {
+            return Ok(true);
+        }
+        let lives = self.stat(owner)?.is_some();
+        if lives {
+            self.alive.insert(owner.pid, alive);
+        } else {
+            self.alive.remove(&owner.pid);
+        }
+        Ok(lives)
+    }
+
+    /// Whether `owner`'s process lived when [`lives`](Self::lives) was last asked, and has not ended as far as is known.
+    #[must_use]
+    pub fn lived(&self, owner: &Owner) -> bool {
+        let known = self.alive.get(&owner.pid);
+        known.is_some_and(|(start_time, _)| *start_time == owner.start_time)
+    }
+
+    fn directory(&self, owner: &Owner) -> PathBuf {
+        self.proc.join(owner.pid.to_string())
     }
 
     fn stat(&mut self, owner: &Owner) -> io::Result<Option<Stat<'_>>> {
-        let path = self.proc.join(owner.pid.to_string()).join("stat");
+        let path = self.directory(owner).join("stat");
         self.buffer.clear();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut self.buffer)) {
             Ok(_) => Ok(Stat::parse(&self.buffer).filter(|stat| stat.started_at(owner.start_time))),
@@ -129,7 +180,7 @@ impl Processes {
         let file = if gone || is_zombie {
             None
         } else {
-            fs::read_to_string(self.proc.join(owner.pid.to_string()).join("cgroup")).ok()
+            fs::read_to_string(self.directory(owner).join("cgroup")).ok()
         };
         let membership = file.as_deref().map(Membership::parse);
         let place = self.cgroups.place(owner.cgroup, membership.as_ref());
@@ -191,15 +242,27 @@ mod tests {
             cgroup: 1,
         };
         assert!(processes.command(&owner).unwrap().is_some());
+        assert!(!processes.lived(&owner), "not asked yet");
+        assert!(processes.lives(&owner).unwrap());
+        assert!(processes.lives(&owner).unwrap(), "as before");
+        assert!(processes.lived(&owner));
+        assert!(processes.lived(&Owner { cgroup: 2, ..owner }), "the same process");
         let earlier = Owner {
             start_time: owner.start_time - CLOCK_TICK,
             ..owner
         };
+        assert!(!processes.lived(&earlier));
         assert_eq!(processes.command(&earlier).unwrap(), None);
+        assert!(!processes.lives(&earlier).unwrap());
+        assert!(
+            !processes.lived(&owner),
+            "another process has the pid, as far as is known"
+        );
         let absent = Owner {
             pid: u32::MAX,
             ..owner
         };
         assert_eq!(processes.command(&absent).unwrap(), None);
+        assert!(!processes.lives(&absent).unwrap());
     }
 }

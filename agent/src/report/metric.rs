@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::model::{Date, Metric, MetricTemplate, Sample};
+use super::model::MetricTemplate;
 use crate::config::StatusCodes;
 use crate::stats::Event;
 
@@ -91,59 +91,45 @@ impl<'de> Deserialize<'de> for MetricKind {
     }
 }
 
-impl Metric {
-    /// A graph without points yet.
-    pub(super) const EMPTY: Self = Self {
-        samples: Vec::new(),
-        min: 0.0,
-        max: 1.0,
-    };
-
-    /// The graph of these rates, oldest first, for the last ones of `dates`.
-    pub(super) fn new(dates: &[Date], rates: impl ExactSizeIterator<Item = f64>) -> Self {
-        let first = dates.len() - rates.len();
-        let samples: Vec<Sample> = dates[first..]
-            .iter()
-            .zip(rates)
-            .map(|(date, rate)| Sample {
-                date: date.clone(),
-                value: round(rate),
-            })
-            .collect();
-        let max = samples.iter().map(|sample| sample.value).fold(0.0, f64::max);
-        Self {
-            samples,
-            min: 0.0,
-            max: max_of(max),
-        }
-    }
-}
-
-/// The upper end of a graph with this highest value.
-pub(super) fn max_of(highest: f64) -> f64 {
-    if highest > 0.0 { highest } else { Metric::EMPTY.max }
-}
-
-/// Scope cuts values after two decimals, so that 199.998 would show as 199.99: round to what it can show.
-pub(super) fn round(rate: f64) -> f64 {
-    let rounded = (rate * 100.0).round() / 100.0;
-    // Once in 300 s is not never.
-    if rounded == 0.0 && rate > 0.0 {
-        0.01
-    } else {
-        rounded
-    }
-}
-
-/// How long a rounded rate is as JSON: the shortest text that means it, with one decimal at least. What would have an
-/// exponent is shorter than this.
-pub(super) fn json_len(rate: f64) -> usize {
+/// A rate as Scope can show it, in hundredths: it cuts values after two decimals, so that 199.998 would show as 199.99.
+pub(super) fn hundredths(rate: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "rates are not negative; from 2^64 on they have exponents"
+        reason = "rates are not negative, and no host has 2^64 events in a second"
     )]
     let hundredths = (rate * 100.0).round() as u64;
+    // Once in 300 s is not never.
+    if rate > 0.0 { hundredths.max(1) } else { hundredths }
+}
+
+/// Writes hundredths as JSON: the shortest text that means them, with one decimal at least.
+pub(super) fn write_decimal(json: &mut Vec<u8>, hundredths: u64) {
+    let mut digits = [0; 24];
+    let mut start = digits.len();
+    let mut put = |digit: u8| {
+        start -= 1;
+        digits[start] = digit;
+    };
+    let last = |number: u64| b'0' + (number % 10) as u8;
+    if !hundredths.is_multiple_of(10) {
+        put(last(hundredths));
+    }
+    put(last(hundredths / 10));
+    put(b'.');
+    let mut whole = hundredths / 100;
+    loop {
+        put(last(whole));
+        whole /= 10;
+        if whole == 0 {
+            break;
+        }
+    }
+    json.extend_from_slice(&digits[start..]);
+}
+
+/// How long that is.
+pub(super) fn decimal_len(hundredths: u64) -> usize {
     let digits = (hundredths / 100).checked_ilog10().unwrap_or(0) + 1;
     let decimals = if hundredths.is_multiple_of(10) { 1 } else { 2 };
     digits as usize + 1 + decimals
@@ -188,33 +174,47 @@ mod tests {
         }
     }
 
+    fn text(hundredths: u64) -> String {
+        let mut json = Vec::new();
+        write_decimal(&mut json, hundredths);
+        String::from_utf8(json).unwrap()
+    }
+
     #[test]
     fn values_survive_that_scope_cuts_them_after_two_decimals() {
         for (rate, shown) in [
-            (0.0, 0.0),
-            (199.998, 200.0),
-            (0.333_333, 0.33),
-            (0.001, 0.01),
-            (0.005, 0.01),
-            (12.0, 12.0),
+            (0.0, "0.0"),
+            (199.998, "200.0"),
+            (0.333_333, "0.33"),
+            (0.001, "0.01"),
+            (0.005, "0.01"),
+            (0.5, "0.5"),
+            (12.0, "12.0"),
         ] {
-            assert!(
-                (round(rate) - shown).abs() < f64::EPSILON,
-                "{rate}: {}",
-                round(rate)
-            );
+            assert_eq!(text(hundredths(rate)), shown, "{rate}");
         }
     }
+
     proptest! {
         #[test]
-        fn the_length_of_a_rate_is_known_before_it_is_written(
+        fn a_value_is_the_nearest_number_and_its_length_is_known_before_it_is_written(
             count in prop_oneof![0..100_u64, 0..1_000_000_000_000_u64],
             seconds in prop_oneof![Just(1.0), 0.1..100.0_f64]
         ) {
             #[expect(clippy::cast_precision_loss, reason = "small")]
-            let rate = round(count as f64 / seconds);
-            let text = serde_json::to_string(&rate).unwrap();
-            prop_assert_eq!(json_len(rate), text.len(), "{}", text);
+            let rate = count as f64 / seconds;
+            let hundredths = hundredths(rate);
+            let text = text(hundredths);
+            prop_assert_eq!(decimal_len(hundredths), text.len(), "{}", text);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let nearest = serde_json::to_string(&(hundredths as f64 / 100.0)).unwrap();
+            prop_assert_eq!(&text, &nearest);
+            prop_assert!((text.parse::<f64>().unwrap() - rate).abs() <= 0.01 + rate * 1e-12);
+        }
+
+        #[test]
+        fn no_number_is_too_long(hundredths: u64) {
+            prop_assert_eq!(decimal_len(hundredths), text(hundredths).len());
         }
     }
 }

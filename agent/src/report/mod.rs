@@ -6,11 +6,12 @@
 
 mod metric;
 pub mod model;
+mod sketch;
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
+use std::iter;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -21,7 +22,8 @@ use crate::filter::Filter;
 use crate::stats::{Ledger, Series, Subject, Window};
 use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
 pub use metric::MetricKind;
-use model::{Date, Latest, MetadataTemplate, Metric, MetricTemplate, Node, PluginSpec, Report, Topology};
+use model::{Date, Latest, MetadataTemplate, MetricTemplate, Node, PluginSpec, Report};
+use sketch::Sketch;
 
 /// Scope's id of this plugin, and the file name of its socket without extension.
 pub const PLUGIN_ID: &str = "http-statistics";
@@ -29,9 +31,6 @@ pub const PLUGIN_ID: &str = "http-statistics";
 /// Largest report, in bytes of JSON. Scope takes 50 MiB, but has 500 ms for all of it. A report that would be larger
 /// shows less of the past.
 pub const MAX_REPORT: usize = 3 * 1024 * 1024;
-
-/// Samples that stay, whatever the size: a poller that comes every two seconds must not miss any.
-const MIN_SAMPLES: usize = 3;
 
 /// Key of a process's pod in `latest`.
 pub const POD_ROW: &str = "http_statistics_pod";
@@ -76,7 +75,7 @@ pub struct Facts<'a> {
     pub host_id: &'a HostId,
     /// What happened lately.
     pub window: &'a Window,
-    /// To whom: Scope would make up a node for a process that is gone.
+    /// To whom: Scope would make up a node for a process that is known to be gone.
     pub ledger: &'a Ledger,
     /// Places in the window that are gone: Scope would make up a container for one.
     pub gone: &'a HashSet<Place>,
@@ -90,7 +89,10 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug)]
 pub struct ReportBuilder {
     codes: StatusCodes,
-    metric_templates: BTreeMap<MetricKind, MetricTemplate>,
+    /// Templates as they stand in a topology's JSON: of graphs, of processes, of hosts.
+    graphs: String,
+    processes: String,
+    hosts: String,
     hook: Hook,
     max_size: usize,
     filter: Filter,
@@ -101,12 +103,19 @@ impl ReportBuilder {
     /// usually [`MAX_REPORT`].
     #[must_use]
     pub fn new(codes: StatusCodes, hook: Hook, max_size: usize) -> Self {
-        let metric_templates = MetricKind::all(&codes)
+        let metric_templates: BTreeMap<MetricKind, MetricTemplate> = MetricKind::all(&codes)
             .map(|kind| (kind, kind.template()))
             .collect();
+        let graphs = format!(r#""metric_templates":{}"#, sketch::json(&metric_templates));
+        let rows = |rows: &[_]| {
+            let templates = metadata_templates(rows);
+            format!(r#""metadata_templates":{}"#, sketch::json(&templates))
+        };
         Self {
             codes,
-            metric_templates,
+            processes: format!("{graphs},{}", rows(&PROCESS_ROWS)),
+            hosts: rows(&HOST_ROWS),
+            graphs,
             hook,
             max_size,
             filter: Filter::default(),
@@ -119,116 +128,47 @@ impl ReportBuilder {
         Self { filter, ..self }
     }
 
-    /// The report of a window, and how many of its ticks are shown: not all if the report would be too large.
+    /// The report of a window as JSON, a [`Report`], and how many of the window's ticks are shown: not all if the
+    /// report would be too large.
+    ///
+    /// Nearly all of it is samples. They are written straight to their place, not by way of a [`Report`], which would
+    /// take longer than all else that the agent does.
     #[must_use]
-    pub fn build(&self, facts: &Facts<'_>) -> (Report, usize) {
-        let window = facts.window;
+    pub fn build(&self, facts: &Facts<'_>) -> (Vec<u8>, usize) {
         let Drafts {
             processes,
             containers,
             pods,
         } = Drafts::new(facts, &self.codes, &self.filter);
-        let processes = unzip(
-            processes
-                .into_iter()
-                .map(|(pid, draft)| self.process(facts, pid, draft)),
-        );
-        let containers = unzip(
-            containers
-                .into_iter()
-                .map(|(id, draft)| container(facts, id, draft)),
-        );
-        let pods = unzip(pods.into_iter().map(|(uid, rates)| pod(facts, uid, rates)));
-
-        let templates_only = self.topology(BTreeMap::new());
-        let mut report = Report {
-            plugins: [plugin_spec()],
-            process: Topology {
-                metadata_templates: metadata_templates(&PROCESS_ROWS),
-                ..self.topology(processes.0)
-            },
-            container: self.topology(containers.0),
-            pod: self.topology(pods.0),
-            service: templates_only.clone(),
-            deployment: templates_only.clone(),
-            daemon_set: templates_only.clone(),
-            stateful_set: templates_only.clone(),
-            cron_job: templates_only.clone(),
-            job: templates_only,
-            host: Topology {
-                nodes: host(facts).into_iter().collect(),
-                metadata_templates: metadata_templates(&HOST_ROWS),
-                ..Topology::default()
-            },
-        };
-
-        let dates: Vec<Date> = window.dates().map(Date::from).collect();
-        let rates = [&processes.1, &containers.1, &pods.1];
-        let shown = self.ticks_that_fit(&report, window, &dates, || rates.into_iter().flatten());
-        let nodes = [&mut report.process, &mut report.container, &mut report.pod]
+        let mut sketch = Sketch::new(&[plugin_spec()]);
+        let processes = processes
             .into_iter()
-            .flat_map(|topology| topology.nodes.values_mut());
-        for (node, rates) in nodes.zip(rates.into_iter().flatten()) {
-            for (metric, series) in node.metrics.values_mut().zip(rates.values()) {
-                *metric = Metric::new(&dates, window.rates_of_sum(series, shown));
-            }
+            .map(|(pid, draft)| self.process(facts, pid, draft));
+        sketch.topology("Process", processes, &self.processes);
+        let containers = containers
+            .into_iter()
+            .map(|(id, draft)| container(facts, id, draft));
+        sketch.topology("Container", containers, &self.graphs);
+        let pods = pods.into_iter().map(|(uid, rates)| pod(facts, uid, rates));
+        sketch.topology("Pod", pods, &self.graphs);
+        // Scope passes on to them what their only pod has.
+        for name in [
+            "Service",
+            "Deployment",
+            "DaemonSet",
+            "StatefulSet",
+            "CronJob",
+            "Job",
+        ] {
+            sketch.topology(name, iter::empty(), &self.graphs);
         }
-        (report, shown)
-    }
-
-    fn topology(&self, nodes: BTreeMap<String, Node>) -> Topology {
-        Topology {
-            nodes,
-            metric_templates: self.metric_templates.clone(),
-            metadata_templates: BTreeMap::new(),
-        }
-    }
-
-    /// How many of the window's ticks there is room for beside what is in `report` already.
-    fn ticks_that_fit<'a, I: Iterator<Item = &'a Rates<'a>>>(
-        &self,
-        report: &Report,
-        window: &Window,
-        dates: &[Date],
-        rates: impl Fn() -> I,
-    ) -> usize {
-        let ticks = dates.len();
-        let series = || rates().flat_map(BTreeMap::values);
-        let sample = |date: usize, value: usize| r#"{"date":"","value":}"#.len() + date + value;
-        let lengths = || dates.iter().map(|date| date.as_str().len());
-        // Without `max`, which is a value as well.
-        let rest = json_len(report) - series().count() * metric::json_len(Metric::EMPTY.max);
-        // If all values were as long as this, and with commas between them.
-        let fits = |shown: usize, date: Option<usize>, value: usize| {
-            let sample = sample(date.unwrap_or(0), value) + 1;
-            let sizes = series().map(|parts| length(parts).min(shown) * sample + value);
-            rest + sizes.sum::<usize>() <= self.max_size
-        };
-        let highest = series()
-            .map(|parts| parts.iter().map(|part| window.highest_rate(part)).sum())
-            .fold(0.0, f64::max);
-        if fits(ticks, lengths().max(), format!("{highest:.2}").len()) {
-            return ticks;
-        }
-        // Not so: then it matters how long each is, for those ticks for which there may be room.
-        let shown: Vec<usize> = (MIN_SAMPLES + 1..=ticks).collect();
-        let shortest = metric::json_len(0.0) - 1;
-        let at_most =
-            MIN_SAMPLES.min(ticks) + shown.partition_point(|shown| fits(*shown, lengths().min(), shortest));
-        let mut sizes = vec![rest; at_most];
-        for parts in series() {
-            let mut rates = window.rates_of_sum(parts, at_most).rev();
-            let (mut samples, mut max) = (0, 0.0);
-            for (before, (size, date)) in sizes.iter_mut().zip(lengths().rev()).enumerate() {
-                if let Some(rate) = rates.next().map(metric::round) {
-                    samples += sample(date, metric::json_len(rate)) + usize::from(before > 0);
-                    max = f64::max(max, rate);
-                }
-                *size += samples + metric::json_len(metric::max_of(max));
-            }
-        }
-        let fitting = sizes.partition_point(|size| *size <= self.max_size);
-        fitting.max(MIN_SAMPLES.min(ticks))
+        let hosts = host(facts).into_iter();
+        sketch.topology(
+            "Host",
+            hosts.map(|(id, node)| (id, node, Rates::new())),
+            &self.hosts,
+        );
+        sketch.finish(facts.window, self.max_size)
     }
 
     fn process<'a>(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'a>) -> (String, Node, Rates<'a>) {
@@ -262,7 +202,7 @@ impl ReportBuilder {
             id: None,
             latest: rows,
             parents,
-            metrics: empty_metrics(&rates),
+            metrics: BTreeMap::new(),
         };
         (format!("{};{pid}", facts.host_id), node, rates)
     }
@@ -313,7 +253,7 @@ fn container<'a>(facts: &Facts<'_>, id: ContainerId, draft: Draft<'a>) -> (Strin
             .map(|uid| ("pod".into(), vec![pod_id(uid)]))
             .into_iter()
             .collect(),
-        metrics: empty_metrics(&rates),
+        metrics: BTreeMap::new(),
     };
     (container_id(id), node, rates)
 }
@@ -342,7 +282,7 @@ fn pod<'a>(facts: &Facts<'_>, uid: &PodUid, rates: Rates<'a>) -> (String, Node, 
             .map(|(key, value)| constant(key, value))
             .collect(),
         parents,
-        metrics: empty_metrics(&rates),
+        metrics: BTreeMap::new(),
     };
     (pod_id(uid), node, rates)
 }
@@ -379,27 +319,6 @@ fn plugin_spec() -> PluginSpec {
 
 /// What happened to one node: for each metric the parts of a sum.
 type Rates<'a> = BTreeMap<MetricKind, Vec<&'a Series>>;
-
-/// How many ticks a sum has.
-fn length(parts: &[&Series]) -> usize {
-    parts.iter().map(|part| part.len()).max().unwrap_or(0)
-}
-
-fn empty_metrics(rates: &Rates<'_>) -> BTreeMap<MetricKind, Metric> {
-    rates.keys().map(|kind| (*kind, Metric::EMPTY)).collect()
-}
-
-/// Nodes by id, and their rates in the same order.
-fn unzip<'a>(
-    drafts: impl Iterator<Item = (String, Node, Rates<'a>)>,
-) -> (BTreeMap<String, Node>, Vec<Rates<'a>>) {
-    let sorted: BTreeMap<String, (Node, Rates<'a>)> =
-        drafts.map(|(id, node, rates)| (id, (node, rates))).collect();
-    sorted
-        .into_iter()
-        .map(|(id, (node, rates))| ((id, node), rates))
-        .unzip()
-}
 
 /// A node to be.
 struct Draft<'a> {
@@ -487,29 +406,6 @@ fn add<'a, K: Ord>(
 fn merge<'a>(sum: &mut Rates<'a>, rates: impl Iterator<Item = (MetricKind, &'a Series)>) {
     for (kind, series) in rates {
         sum.entry(kind).or_default().push(series);
-    }
-}
-
-/// How long this is as JSON.
-fn json_len(report: &Report) -> usize {
-    struct Length(usize);
-
-    impl io::Write for Length {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let mut length = Length(0);
-    // Neither the writer nor a report can fail: maps have keys that are text, numbers are finite.
-    match serde_json::to_writer(&mut length, report) {
-        Ok(()) => length.0,
-        Err(_) => usize::MAX,
     }
 }
 

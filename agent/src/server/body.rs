@@ -27,9 +27,10 @@ impl Body {
         self.0.plain.clone()
     }
 
-    /// Compresses it now, so that nobody has to wait for that.
-    pub fn compress(&self) {
-        let _compressed = self.gzip();
+    /// Compressed, if that was done already.
+    #[must_use]
+    pub fn compressed(&self) -> Option<Bytes> {
+        self.0.gzip.get().cloned()
     }
 
     /// Compressed; the first call does it, which takes some 5 ms for each MiB.

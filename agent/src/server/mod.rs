@@ -3,7 +3,7 @@
 //!
 //! | `GET` | answer |
 //! |---|---|
-//! | `/report` | the report for Weave Scope; built once per tick, the same bytes for every poller |
+//! | `/report` | the report for Weave Scope, of the latest tick; the same bytes for every poller |
 //! | `/totals` | totals since the start, read from the kernel when asked |
 //! | `/overview` | totals and rates of everyone at the latest tick, for the live table |
 //! | `/metrics` | the same as counters for Prometheus: `OpenMetrics` for those who ask for it |
@@ -113,18 +113,18 @@ fn typed(content_type: &'static str, body: Bytes) -> Response {
 
 /// Compressed for those who take that.
 fn compressible(headers: &HeaderMap, content_type: &'static str, body: &Body) -> Response {
-    let mut answer = if body::accepts_gzip(headers) {
-        let mut answer = typed(content_type, body.gzip());
-        answer
-            .headers_mut()
-            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        answer
-    } else {
-        typed(content_type, body.plain())
-    };
-    answer
-        .headers_mut()
-        .insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    let gzip = body::accepts_gzip(headers).then(|| body.gzip());
+    maybe_compressed(content_type, body, gzip)
+}
+
+fn maybe_compressed(content_type: &'static str, body: &Body, gzip: Option<Bytes>) -> Response {
+    let is_compressed = gzip.is_some();
+    let mut answer = typed(content_type, gzip.unwrap_or_else(|| body.plain()));
+    let headers = answer.headers_mut();
+    if is_compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     answer
 }
 
@@ -151,10 +151,15 @@ async fn report(
     if let Some(probe) = query.as_deref().and_then(ProbeId::from_query) {
         api.feed.polled(Poll { probe, pid });
     }
-    if body::accepts_gzip(&headers) {
-        api.feed.wants_gzip();
+    let takes_gzip = body::accepts_gzip(&headers);
+    if takes_gzip {
+        api.feed.takes_gzip();
     }
-    compressible(&headers, JSON, &api.feed.latest().report)
+    match api.feed.view(View::Report).await {
+        // Only if the sampler thought that worth its while.
+        Ok(body) => maybe_compressed(JSON, &body, body.compressed().filter(|_| takes_gzip)),
+        Err(error) => unavailable(&error.to_string()),
+    }
 }
 
 async fn totals(State(api): State<Api>) -> Response {

@@ -156,12 +156,23 @@ impl SocketState {
             }
             // Its queue is full: somebody listens, if slowly.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Self::Live(None)),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Self::Stale),
+            // Reset: who listened left before it took us.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(Self::Stale)
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::Absent),
             Err(error) => Err(listen_error(error)),
         }
     }
 }
+
+/// How often others may make or remove a directory while we make it, before that is an error.
+const OTHERS_MEANWHILE: usize = 100;
 
 /// Device and inode of a file. Tells whether what is at a path is what was there before.
 type FileId = (u64, u64);
@@ -178,16 +189,26 @@ pub(super) struct CreatedDirs(Vec<(PathBuf, FileId)>);
 impl CreatedDirs {
     /// Makes `path` and what is missing above it. `option` is what asks for it.
     pub(super) fn create(&mut self, path: &Path, mode: u32, option: &'static str) -> Result<(), SocketError> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent() {
-            self.create(parent, 0o755, option)?;
-        }
-        match DirBuilder::new().mode(mode).create(path) {
-            Ok(()) => self.add(path),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-            Err(cause) => {
+        // Agents that leave take along what they made.
+        let mut others = 0..OTHERS_MEANWHILE;
+        loop {
+            if path.is_dir() {
+                return Ok(());
+            }
+            if let Some(parent) = path.parent() {
+                self.create(parent, 0o755, option)?;
+            }
+            let cause = match DirBuilder::new().mode(mode).create(path) {
+                Ok(()) => {
+                    self.add(path);
+                    return Ok(());
+                }
+                Err(cause) => cause,
+            };
+            let may_have_changed = path.is_dir()
+                || fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            let is_of_others = matches!(cause.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound);
+            if !(is_of_others && may_have_changed) || others.next().is_none() {
                 return Err(SocketError::CreateDir {
                     option,
                     path: path.to_owned(),
@@ -195,7 +216,6 @@ impl CreatedDirs {
                 });
             }
         }
-        Ok(())
     }
 
     fn is_ours((path, id): &(PathBuf, FileId)) -> bool {
@@ -220,11 +240,26 @@ impl Drop for CreatedDirs {
     }
 }
 
-/// The file that was bound, by device and inode. Removed when dropped, if it is still the one.
+/// The file that was bound. Removed when dropped, if it is still the one.
 #[derive(Debug)]
 pub(super) struct BoundFile {
     path: PathBuf,
-    id: FileId,
+    id: SocketId,
+}
+
+/// A bound file, and when it was bound, in seconds and nanoseconds: what another agent binds in its place may get the very
+/// inode that has just become free.
+type SocketId = (FileId, i64, i64);
+
+fn socket_id(path: &Path) -> io::Result<SocketId> {
+    // Nobody writes to a socket's file, so it was modified when it was made.
+    fs::symlink_metadata(path).map(|metadata| {
+        (
+            (metadata.dev(), metadata.ino()),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        )
+    })
 }
 
 impl BoundFile {
@@ -248,14 +283,14 @@ impl BoundFile {
             SocketState::Absent => {}
         }
         let listener = UnixListener::bind(&path).map_err(listen_error)?;
-        let id = file_id(&path).map_err(listen_error)?;
+        let id = socket_id(&path).map_err(listen_error)?;
         Ok((Self { path, id }, listener, matches!(state, SocketState::Stale)))
     }
 }
 
 impl Drop for BoundFile {
     fn drop(&mut self) {
-        match file_id(&self.path) {
+        match socket_id(&self.path) {
             Ok(id) if id == self.id => {
                 if let Err(error) = fs::remove_file(&self.path) {
                     warn!(path = %self.path.display(), %error, "failed to remove the socket");
@@ -370,7 +405,7 @@ impl PluginSocket {
                 () = sleep(LOOK_INTERVAL) => {}
             }
             let path = &self.file.path;
-            if file_id(path).is_ok_and(|id| id == self.file.id) {
+            if socket_id(path).is_ok_and(|id| id == self.file.id) {
                 continue;
             }
             match Self::claim(&self.plugin_dir).await {

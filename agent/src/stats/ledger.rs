@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Delta, Event, Owner, Subject};
+use super::{Delta, Event, Owner, PerTick, Subject};
 use crate::bpf::{Counter, CounterKey};
 use crate::workload::Place;
 
@@ -106,13 +106,13 @@ impl Exited {
 /// [`MAX_EXITED_PLACES`] for the rest.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    live: HashMap<Owner, Account>,
+    live: PerTick<Owner, Account>,
     /// Processes known to be gone whose accounts are still open, and whether they were known to be gone when the
     /// last reading began.
-    gone: HashMap<Owner, Final>,
+    gone: PerTick<Owner, Final>,
     exited: HashMap<Place, Exited>,
     /// What [`take_deltas`](Self::take_deltas) has not handed out yet.
-    pending: HashMap<(Owner, Event), u64>,
+    pending: PerTick<(Owner, Event), u64>,
     retirements: u64,
 }
 

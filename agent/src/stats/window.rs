@@ -1,11 +1,11 @@
 //! The last minute, as rates.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Delta, Event, Owner, Subject};
+use super::{Delta, Event, Owner, PerTick, Subject};
 use crate::workload::Place;
 
 /// One moment of measurement.
@@ -103,7 +103,7 @@ pub struct Window {
     /// Bounds memory when ticks come faster than expected.
     max_ticks: usize,
     ticks: VecDeque<Tick>,
-    series: HashMap<Subject, BTreeMap<Event, Series>>,
+    series: PerTick<Subject, BTreeMap<Event, Series>>,
 }
 
 impl Window {
@@ -115,7 +115,7 @@ impl Window {
             history_by_clock: by_clock(history),
             max_ticks,
             ticks: VecDeque::with_capacity(max_ticks),
-            series: HashMap::new(),
+            series: PerTick::default(),
         }
     }
 
@@ -202,10 +202,11 @@ impl Window {
         }
     }
 
-    /// Whether the process has traffic in the window.
+    /// How many ticks ago the process last had traffic, 0 for the latest; nothing if it has none in the window.
     #[must_use]
-    pub fn contains(&self, owner: &Owner) -> bool {
-        self.series.contains_key(&Subject::Process(*owner))
+    pub fn idle(&self, owner: &Owner) -> Option<usize> {
+        let by_event = self.series.get(&Subject::Process(*owner))?;
+        by_event.values().map(Series::idle).min()
     }
 
     /// When the window's ticks were measured, oldest first; strictly ascending.
@@ -230,26 +231,18 @@ impl Window {
         ticks: usize,
     ) -> impl ExactSizeIterator<Item = f64> + DoubleEndedIterator {
         let longest = series.iter().map(|series| series.counts.len()).max().unwrap_or(0);
-        let ticks = longest.min(ticks);
-        let sum = move |ago: usize| -> u64 {
-            let counts = series.iter().filter_map(|series| {
-                let tick = series.counts.len().checked_sub(ago)?;
-                series.counts.get(tick)
-            });
-            counts.sum()
-        };
-        self.ticks
-            .range(self.ticks.len() - ticks..)
-            .zip((0..ticks).rev())
-            .map(move |(tick, ago)| per_second(sum(ago + 1), tick.elapsed))
-    }
-
-    /// A rate that none of the series' exceeds.
-    #[must_use]
-    pub fn highest_rate(&self, series: &Series) -> f64 {
-        let most = series.counts.iter().max().copied().unwrap_or(0);
-        let shortest = self.ticks.iter().map(|tick| tick.elapsed).min();
-        shortest.map_or(0.0, |shortest| per_second(most, shortest))
+        let mut sums = vec![0; longest.min(ticks)];
+        for Series { counts, .. } in series {
+            let shown = counts.len().min(sums.len());
+            let recent = counts.range(counts.len() - shown..);
+            let first = sums.len() - shown;
+            sums[first..]
+                .iter_mut()
+                .zip(recent)
+                .for_each(|(sum, count)| *sum += count);
+        }
+        let ticks = self.ticks.range(self.ticks.len() - sums.len()..);
+        ticks.zip(sums).map(|(tick, sum)| per_second(sum, tick.elapsed))
     }
 }
 
@@ -491,5 +484,22 @@ mod tests {
                 prop_assert!(span < SignedDuration::from_mins(1), "{}", span);
             }
         }
+    }
+
+    #[test]
+    fn a_process_is_idle_since_its_latest_event_of_any_kind() {
+        let mut window = window(&[1, 0, 0]);
+        assert_eq!(window.idle(&owner(1)), Some(2));
+        assert_eq!(window.idle(&owner(2)), None);
+        let answered = Delta {
+            event: Event::Response(200),
+            ..delta(1, 1)
+        };
+        let third = start() + SignedDuration::from_secs(3);
+        window.push(third + SignedDuration::from_secs(1), SECOND, &[answered]);
+        assert_eq!(window.idle(&owner(1)), Some(0));
+        // The clock was set back: what came after is forgotten.
+        window.push(third, SECOND, &[]);
+        assert_eq!(window.idle(&owner(1)), Some(2));
     }
 }

@@ -114,10 +114,10 @@ pub struct HttpStatisticsSpec {
     #[serde(default, skip_serializing_if = "Resources::is_unset")]
     pub resources: Resources,
 
-    /// How running agents are replaced when a change needs that. Unless `maxSurge` or `maxUnavailable` says otherwise, the new
+    /// How running agents are replaced when a change needs that. Unless `maxSurge` or `maxUnavailable` says otherwise, a new
     /// agent starts beside the old one and takes over, so that nothing is missed, on 10% of the nodes at a time. API servers
-    /// before Kubernetes 1.22 cannot do that; there, and where the agents have a port in the node's network, 10% of the nodes
-    /// are without an agent at a time.
+    /// before Kubernetes 1.22 cannot do that, nor can any where the agents have a port in the node's network: there agents of
+    /// a second `DaemonSet` stand in meanwhile, on all of the nodes.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
 

@@ -3,6 +3,7 @@
 //! An object is compared with what the API server answered when it was last applied, not with what was built: servers
 //! add defaults and write amounts in other units, and webhooks change more, so built and stored are never equal.
 //! Whatever someone else changes since shows as a difference to that answer, and one write repairs it.
+//! What a write would make of an object is asked in the same way, by a write that is not kept ([`Applier::replaces_pods`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,7 +11,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,34 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// it lags looks again then.
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
 
+/// What is asked of the API server: `apply DaemonSet x`.
+#[derive(Clone, Debug)]
+pub struct Deed {
+    verb: Verb,
+    kind: String,
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verb {
+    Apply,
+    /// Only to see what would come of it.
+    Try,
+    Delete,
+}
+
+impl std::fmt::Display for Deed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { verb, kind, name } = self;
+        let verb = match verb {
+            Verb::Apply => "apply",
+            Verb::Try => "try out",
+            Verb::Delete => "delete",
+        };
+        write!(f, "{verb} {kind} {name}")
+    }
+}
+
 /// Why an object could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,32 +72,24 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The API server said no, or nothing at all.
-    #[error("failed to apply {kind} {name}: {}", explain(.source))]
+    #[error("failed to {deed}: {}", explain(.source))]
     Api {
         /// What.
-        kind: String,
-        /// Which.
-        name: String,
+        deed: Deed,
         /// Why.
         source: Box<kube::Error>,
     },
     /// It is no longer ours to write.
-    #[error("failed to apply {kind} {name}: this operator has lost the lease to write")]
+    #[error("failed to {deed}: this operator has lost the lease to write")]
     NoLease {
         /// What.
-        kind: String,
-        /// Which.
-        name: String,
+        deed: Deed,
     },
     /// The API server took too long.
-    #[error(
-        "failed to apply {kind} {name}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again"
-    )]
+    #[error("failed to {deed}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again")]
     Timeout {
         /// What.
-        kind: String,
-        /// Which.
-        name: String,
+        deed: Deed,
     },
 }
 
@@ -149,9 +171,34 @@ struct Left {
     at: Instant,
 }
 
-/// How the objects of one resource were left.
+/// How the objects of one resource were left. Whoever forgets it, asks once more.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(BTreeMap<String, Left>);
+pub struct Memory {
+    /// By kind and name.
+    left: BTreeMap<(String, String), Left>,
+    /// Whether what was asked for, of what was there, replaces pods; by name.
+    replaces: BTreeMap<String, ((u64, u64), bool)>,
+    /// The uid of what was deleted last: the cache may not have seen it.
+    deleted: Option<String>,
+}
+
+impl Memory {
+    /// Whether this very object was deleted.
+    #[must_use]
+    pub fn has_deleted(&self, object: &impl Resource) -> bool {
+        self.deleted.is_some() && self.deleted == object.meta().uid
+    }
+
+    /// `object` as a watch saw it last, which may have been before the last write to it.
+    #[must_use]
+    pub fn recall<K: Resource<DynamicType = ()>>(&self, object: &Arc<K>) -> Applied<K> {
+        let left = self.left.get(&key(&**object));
+        Applied {
+            object: Arc::clone(object),
+            outdated: left.is_some_and(|left| object.meta().generation < left.generation),
+        }
+    }
+}
 
 /// An object after [`Applier::apply`].
 #[derive(Debug)]
@@ -174,6 +221,65 @@ pub struct Applier {
 }
 
 impl Applier {
+    /// Whether `desired` is there already, as far as is known; then nothing is to be written. `cached` is what a watch saw last.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn unchanged<K>(
+        &self,
+        desired: &K,
+        cached: Option<&Arc<K>>,
+        memory: &Memory,
+    ) -> Result<Option<Applied<K>>, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + Serialize,
+    {
+        let (kind, name) = key(desired);
+        let asked = fingerprint_of(desired)?;
+        let left = memory.left.get(&(kind, name)).filter(|left| left.asked == asked);
+        if let Some(left) = left {
+            let version = cached.and_then(|object| object.meta().resource_version.clone());
+            let lags = left.replaced == replaced(version) && left.at.elapsed() < CACHE_LAG;
+            match cached {
+                Some(object) if lags || fingerprint_of(&**object)? == left.answered => {
+                    return Ok(Some(Applied {
+                        object: Arc::clone(object),
+                        outdated: lags || object.meta().generation < left.generation,
+                    }));
+                }
+                None if lags => {
+                    return Ok(Some(Applied {
+                        object: Arc::new(desired.clone()),
+                        outdated: true,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        // Until it is gone, there is no use in writing to it; its end is an event that brings us here again.
+        Ok(cached
+            .filter(|object| object.meta().deletion_timestamp.is_some())
+            .map(|object| Applied {
+                object: Arc::clone(object),
+                outdated: true,
+            }))
+    }
+
+    /// Whether the last write was of `desired`: if something else is there, it is the work of others.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn was_written<K>(&self, desired: &K, memory: &Memory) -> Result<bool, Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let asked = fingerprint_of(desired)?;
+        Ok(memory
+            .left
+            .get(&key(desired))
+            .is_some_and(|left| left.asked == asked))
+    }
+
     /// Makes sure that `desired` is there. `cached` is what a watch saw last.
     ///
     /// # Errors
@@ -188,59 +294,22 @@ impl Applier {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
     {
-        let kind = K::kind(&()).into_owned();
-        let name = desired.meta().name.clone().unwrap_or_default();
-        let json = |source| Error::Json {
-            kind: kind.clone(),
-            name: name.clone(),
-            source,
-        };
-        let asked = fingerprint(desired).map_err(json)?;
-        let left = memory.0.get(&kind).filter(|left| left.asked == asked);
-        if let Some(left) = left {
-            let version = cached
-                .as_ref()
-                .and_then(|object| object.meta().resource_version.clone());
-            let lags = left.replaced == replaced(version) && left.at.elapsed() < CACHE_LAG;
-            match &cached {
-                Some(object) if lags || fingerprint(&**object).map_err(json)? == left.answered => {
-                    return Ok(Applied {
-                        object: Arc::clone(object),
-                        outdated: lags || object.meta().generation < left.generation,
-                    });
-                }
-                None if lags => {
-                    return Ok(Applied {
-                        object: Arc::new(desired.clone()),
-                        outdated: true,
-                    });
-                }
-                _ => {}
-            }
+        if let Some(applied) = self.unchanged(desired, cached.as_ref(), memory)? {
+            return Ok(applied);
         }
-        // Until it is gone, there is no use in writing to it; its end is an event that brings us here again.
-        if let Some(object) = &cached
-            && object.meta().deletion_timestamp.is_some()
-        {
-            return Ok(Applied {
-                object: Arc::clone(object),
-                outdated: true,
-            });
-        }
+        let (kind, name) = key(desired);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let object = self
             .timed(
-                &kind,
-                &name,
+                deed(Verb::Apply, desired),
                 api.patch(&name, &parameters, &Patch::Apply(desired)),
             )
             .await?;
-        let answered = fingerprint(&object).map_err(json)?;
         tracing::info!(kind, name, "applied");
         let version = cached.and_then(|cached| cached.meta().resource_version.clone());
         let left = Left {
-            asked,
-            answered,
+            asked: fingerprint_of(desired)?,
+            answered: fingerprint_of(&object)?,
             generation: object.meta().generation,
             replaced: if version == object.meta().resource_version {
                 Replaced::Nothing
@@ -249,11 +318,83 @@ impl Applier {
             },
             at: Instant::now(),
         };
-        memory.0.insert(kind, left);
+        memory.left.insert((kind, name), left);
         Ok(Applied {
             object: Arc::new(object),
             outdated: false,
         })
+    }
+
+    /// Whether to write `desired` over `live` would change the template of its pods, and so replace them. The API server is
+    /// asked, as only it knows its defaults and webhooks: once for each of both.
+    ///
+    /// # Errors
+    /// When there is no answer, or it would refuse `desired`.
+    pub async fn replaces_pods(
+        &self,
+        api: &Api<DaemonSet>,
+        desired: &DaemonSet,
+        live: &DaemonSet,
+        memory: &mut Memory,
+    ) -> Result<bool, Error> {
+        let asked = (fingerprint_of(desired)?, fingerprint_of(live)?);
+        let (_, name) = key(desired);
+        if let Some((of, replaces)) = memory.replaces.get(&name)
+            && *of == asked
+        {
+            return Ok(*replaces);
+        }
+        let parameters = PatchParams::apply(FIELD_MANAGER).force().dry_run();
+        let answer = self
+            .timed(
+                deed(Verb::Try, desired),
+                api.patch(&name, &parameters, &Patch::Apply(desired)),
+            )
+            .await;
+        let template = |set: &DaemonSet| set.spec.as_ref().map(|spec| spec.template.clone());
+        let replaces = match answer {
+            Ok(answered) => template(&answered) != template(live),
+            // A webhook that cannot be tried out. To take a harmless write for one that is not costs some time only.
+            Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 400) => {
+                true
+            }
+            Err(error) => return Err(error),
+        };
+        memory.replaces.insert(name, (asked, replaces));
+        Ok(replaces)
+    }
+
+    /// Deletes this very object; Kubernetes deletes its pods.
+    ///
+    /// # Errors
+    /// When it is still there.
+    pub async fn delete(
+        &self,
+        api: &Api<DaemonSet>,
+        object: &DaemonSet,
+        memory: &mut Memory,
+    ) -> Result<(), Error> {
+        let (kind, name) = key(object);
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: object.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        let answer = self
+            .timed(deed(Verb::Delete, object), api.delete(&name, &parameters))
+            .await;
+        match answer {
+            Ok(_) => tracing::info!(kind, name, "deleted"),
+            // It is gone, or another one is there.
+            Err(Error::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if [404, 409].contains(&status.code)) =>
+                {}
+            Err(error) => return Err(error),
+        }
+        memory.deleted.clone_from(&object.metadata.uid);
+        memory.left.remove(&(kind, name));
+        Ok(())
     }
 
     /// Writes the status. It names the uid, so that it never lands on another resource of the same name.
@@ -265,8 +406,12 @@ impl Applier {
         resource: &Unchecked,
         status: &HttpStatisticsStatus,
     ) -> Result<(), Error> {
-        let kind = "HttpStatistics/status";
         let name = resource.metadata.name.clone().unwrap_or_default();
+        let deed = Deed {
+            verb: Verb::Apply,
+            kind: "HttpStatistics/status".to_owned(),
+            name: name.clone(),
+        };
         let patch = Patch::Apply(json!({
             "apiVersion": HttpStatistics::api_version(&()),
             "kind": HttpStatistics::kind(&()),
@@ -276,29 +421,23 @@ impl Applier {
         let api = Api::<Unchecked>::all(self.client.clone());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let write = api.patch_status(&name, &parameters, &patch);
-        self.timed(kind, &name, write).await?;
+        self.timed(deed, write).await?;
         Ok(())
     }
 
-    async fn timed<T>(
-        &self,
-        kind: &str,
-        name: &str,
-        write: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Error> {
+    async fn timed<T>(&self, deed: Deed, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
         if !self.tenure.lasts() {
-            let (kind, name) = (kind.to_owned(), name.to_owned());
-            return Err(Error::NoLease { kind, name });
+            return Err(Error::NoLease { deed });
         }
         let start = Instant::now();
-        let answer = tokio::time::timeout(WRITE_TIMEOUT, write).await;
-        self.metrics.wrote(kind, start.elapsed());
-        let (kind, name) = (kind.to_owned(), name.to_owned());
+        let answer = tokio::time::timeout(WRITE_TIMEOUT, request).await;
+        if deed.verb != Verb::Try {
+            self.metrics.wrote(&deed.kind, start.elapsed());
+        }
         match answer {
-            Err(_elapsed) => Err(Error::Timeout { kind, name }),
+            Err(_elapsed) => Err(Error::Timeout { deed }),
             Ok(Err(source)) => Err(Error::Api {
-                kind,
-                name,
+                deed,
                 source: Box::new(source),
             }),
             Ok(Ok(object)) => Ok(object),
@@ -306,8 +445,28 @@ impl Applier {
     }
 }
 
+/// Kind and name.
+fn key<K: Resource<DynamicType = ()>>(object: &K) -> (String, String) {
+    (
+        K::kind(&()).into_owned(),
+        object.meta().name.clone().unwrap_or_default(),
+    )
+}
+
+fn deed(verb: Verb, object: &impl Resource<DynamicType = ()>) -> Deed {
+    let (kind, name) = key(object);
+    Deed { verb, kind, name }
+}
+
 fn replaced(version: Option<String>) -> Replaced {
     version.map_or(Replaced::NoObject, Replaced::Version)
+}
+
+fn fingerprint_of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<u64, Error> {
+    fingerprint(object).map_err(|source| {
+        let (kind, name) = key(object);
+        Error::Json { kind, name, source }
+    })
 }
 
 /// Of everything that people and programs write: not what the server keeps about it, and not the status.

@@ -28,10 +28,18 @@ use crate::api::v1alpha1::{
 
 /// The role that the installation brings and that the agents are bound to. Names of owned objects begin with it.
 pub const AGENT_ROLE: &str = "scope-http-statistics-agent";
+/// Names of `DaemonSets` that stand in while agents are replaced begin with it: no resource can be called so that they meet.
+const STANDBY_PREFIX: &str = "scope-http-statistics-standby";
 /// The field manager of every write.
 pub const FIELD_MANAGER: &str = "scope-http-statistics-operator";
 /// Label that names the resource that an object belongs to.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// Label that tells agents from those that stand in for them.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Its value for agents.
+const AGENT_COMPONENT: &str = "agent";
+/// Its value for those that stand in.
+pub const STANDBY_COMPONENT: &str = "standby";
 /// Selects what the operator made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=scope-http-statistics-operator";
 
@@ -64,12 +72,20 @@ pub struct Objects {
     pub config_map: ConfigMap,
     /// The agents.
     pub daemon_set: DaemonSet,
+    /// Who stands in while Kubernetes replaces them, where it cannot do so without a gap and nobody asked for one.
+    pub standby: Option<DaemonSet>,
 }
 
 /// The name of every object of the resource `name`. No installation has objects of its own under such a name.
 #[must_use]
 pub fn object_name(name: &str) -> String {
     format!("{AGENT_ROLE}-{name}")
+}
+
+/// The name of the `DaemonSet` that stands in for the agents of the resource `name`.
+#[must_use]
+pub fn standby_name(name: &str) -> String {
+    format!("{STANDBY_PREFIX}-{name}")
 }
 
 /// Builds what `agents` own in the operator's `namespace`, on the nodes that older resources leave, for an API server of
@@ -121,18 +137,36 @@ pub fn build(
             ..ConfigMap::default()
         },
         daemon_set: DaemonSet {
-            metadata: in_namespace,
-            spec: Some(daemon_set(agents, remainder, name, version)),
+            metadata: in_namespace.clone(),
+            spec: Some(daemon_set(
+                agents,
+                remainder,
+                name.clone(),
+                AGENT_COMPONENT,
+                version,
+            )),
             status: None,
         },
+        standby: stands_in(&agents.update, version).then(|| DaemonSet {
+            metadata: standby_metadata(in_namespace, &agents.identity),
+            spec: Some(standby(agents, remainder, name, version)),
+            status: None,
+        }),
     })
 }
 
-fn labels(name: &str) -> BTreeMap<String, String> {
+fn standby_metadata(mut metadata: ObjectMeta, identity: &Identity) -> ObjectMeta {
+    metadata.name = Some(standby_name(&identity.name));
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(COMPONENT_LABEL.to_owned(), STANDBY_COMPONENT.to_owned());
+    metadata
+}
+
+fn labels(name: &str, component: &str) -> BTreeMap<String, String> {
     // Never `app: weave-scope`: Scope's own selectors match it.
     [
         ("app.kubernetes.io/name", "scope-http-statistics"),
-        ("app.kubernetes.io/component", "agent"),
+        (COMPONENT_LABEL, component),
         (INSTANCE_LABEL, name),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -140,7 +174,7 @@ fn labels(name: &str) -> BTreeMap<String, String> {
 }
 
 fn metadata(identity: &Identity) -> ObjectMeta {
-    let mut labels = labels(&identity.name);
+    let mut labels = labels(&identity.name, AGENT_COMPONENT);
     labels.insert(
         "app.kubernetes.io/managed-by".to_owned(),
         FIELD_MANAGER.to_owned(),
@@ -201,6 +235,14 @@ fn configuration(configuration: &AgentConfiguration) -> Result<String, Error> {
     })?)
 }
 
+/// Whether a gap is to be avoided that Kubernetes would leave.
+fn stands_in(update: &Update, version: Option<Version>) -> bool {
+    match update {
+        Update::Rolling { on_node_port } => *on_node_port || version < Some(MAX_SURGE),
+        Update::OnDelete | Update::Surging(_) | Update::Replacing(_) => false,
+    }
+}
+
 fn update_strategy(update: &Update, version: Option<Version>) -> DaemonSetUpdateStrategy {
     let rolling = |max_surge, max_unavailable| DaemonSetUpdateStrategy {
         type_: Some("RollingUpdate".to_owned()),
@@ -215,17 +257,38 @@ fn update_strategy(update: &Update, version: Option<Version>) -> DaemonSetUpdate
             type_: Some("OnDelete".to_owned()),
             rolling_update: None,
         },
-        Update::Rolling if version >= Some(MAX_SURGE) => surging(Update::default_pace()),
-        Update::Rolling => rolling(None, Update::default_pace()),
+        // Also with someone who stands in: should the new agents fail all the same, they fail on 10 % of the nodes.
+        Update::Rolling { .. } if stands_in(update, version) => rolling(None, Update::default_pace()),
+        Update::Rolling { .. } => surging(Update::default_pace()),
         Update::Surging(pace) => surging(pace.clone()),
         Update::Replacing(pace) => rolling(None, pace.clone()),
     }
+}
+
+/// The same agents once more, for as long as the others are replaced.
+fn standby(
+    agents: &Agents,
+    remainder: &Remainder,
+    service_account: String,
+    version: Option<Version>,
+) -> DaemonSetSpec {
+    let mut spec = daemon_set(agents, remainder, service_account, STANDBY_COMPONENT, version);
+    if let Update::Rolling { on_node_port: true } = agents.update
+        && let Some(pod) = &mut spec.template.spec
+    {
+        // It is opened when they take over; Kubernetes would not place a second pod that names it.
+        pod.containers
+            .iter_mut()
+            .for_each(|container| container.ports = None);
+    }
+    spec
 }
 
 fn daemon_set(
     agents: &Agents,
     remainder: &Remainder,
     service_account: String,
+    component: &str,
     version: Option<Version>,
 ) -> DaemonSetSpec {
     let Agents {
@@ -243,7 +306,7 @@ fn daemon_set(
         plugin_directory,
         configuration: _,
     } = agents;
-    let labels = labels(&identity.name);
+    let labels = labels(&identity.name, component);
     let own_host_name = *host_id == HostId::Hostname;
     DaemonSetSpec {
         selector: LabelSelector {
@@ -382,6 +445,8 @@ fn container(agents: &Agents) -> Container {
             vec![ContainerPort {
                 name: Some("metrics".to_owned()),
                 container_port: port,
+                // In the node's network it is the default. What was asked for goes again; a default would stay.
+                host_port: (*host_id == HostId::Hostname).then_some(port),
                 // Before 1.24, server-side apply needs what is a default.
                 protocol: Some("TCP".to_owned()),
                 ..ContainerPort::default()

@@ -18,12 +18,12 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::build::{INSTANCE_LABEL, MANAGED, object_name};
+use super::build::{INSTANCE_LABEL, MANAGED, object_name, standby_name};
 use super::pods::AgentPod;
 use super::unchecked::Unchecked;
 
-/// The agents' pods; those of a manifest without the operator have no such label.
-const AGENT_PODS: &str = "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component=agent,app.kubernetes.io/instance";
+/// The pods of agents and of those that stand in; those of a manifest without the operator have no such label.
+const AGENT_PODS: &str = "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component in (agent,standby),app.kubernetes.io/instance";
 
 /// Why a resource is looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,10 +112,10 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
     let (pods, on_pod) = reflect(
         watcher(Api::<AgentPod>::namespaced(client.clone(), &namespace_of), agents),
         AgentPod::thin,
-        // How many are ready is in the DaemonSet's status; which hooks they use is not.
+        // How many are ready is in the DaemonSet's status; where, and which hooks they use, is not.
         |pod: &AgentPod| {
             let failure = pod.failure().map(|failure| (failure.node, failure.message));
-            Some(hash(&(failure, pod.hook())))
+            Some(hash(&(failure, pod.serves(), pod.hook())))
         },
         owner,
     );
@@ -277,7 +277,14 @@ impl Caches {
             .or_else(|| store.get(&ObjectRef::new(&name)))
     }
 
-    /// The agents of the resource `name`.
+    /// Who stands in for the agents of the resource `name`.
+    #[must_use]
+    pub fn standby(&self, name: &str) -> Option<Arc<DaemonSet>> {
+        self.daemon_sets
+            .get(&ObjectRef::new(&standby_name(name)).within(&self.namespace))
+    }
+
+    /// The agents of the resource `name`, and those that stand in.
     #[must_use]
     pub fn pods_of(&self, name: &str) -> Vec<Arc<AgentPod>> {
         let mut pods = self.pods.state();

@@ -21,7 +21,7 @@ pub struct Dereferenced {
     pub older: Vec<Claim>,
     /// All nodes.
     pub nodes: Vec<Arc<PartialObjectMeta<Node>>>,
-    /// The agents.
+    /// The agents, and those that stand in.
     pub pods: Vec<Arc<AgentPod>>,
     /// The objects that the resource owns, as far as they are there.
     pub service_account: Option<Arc<ServiceAccount>>,
@@ -31,6 +31,8 @@ pub struct Dereferenced {
     pub config_map: Option<Arc<ConfigMap>>,
     /// See above.
     pub daemon_set: Option<Arc<DaemonSet>>,
+    /// Those that stand in.
+    pub standby: Option<Arc<DaemonSet>>,
 }
 
 /// Collects it for `resource`.
@@ -45,6 +47,7 @@ pub fn dereference(caches: &Caches, resource: &Unchecked) -> Dereferenced {
         binding: caches.owned(&caches.bindings, &name),
         config_map: caches.owned(&caches.config_maps, &name),
         daemon_set: caches.owned(&caches.daemon_sets, &name),
+        standby: caches.standby(&name),
     }
 }
 

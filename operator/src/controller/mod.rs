@@ -1,12 +1,14 @@
 //! Brings the cluster to what the `HttpStatistics` resources say.
 //!
 //! For each resource: [`dereference`] (collect what it depends on) → [`validate`] (check it) → [`build`] (its objects) →
-//! [`apply`] (write what differs) → [`status`] → [`events`]. Those in between take no client.
+//! [`standby`] (what may be replaced now) → [`apply`] (write what differs) → [`status`] → [`events`]. Those in between take no
+//! client.
 //!
 //! Invariants:
 //! - Nothing is read but from [`caches`], and the API server's [`version`]; nothing is written that is there already. So a
 //!   cluster at rest sees no request but its watches.
-//! - Deleting is left to Kubernetes: every object has its resource as owner.
+//! - Deleting is left to Kubernetes: every object has its resource as owner. But those that stand in for agents while these
+//!   are replaced are let go when they are no longer needed.
 //! - A resource that cannot be used changes nothing, and is looked at again when it changes.
 
 pub mod apply;
@@ -16,6 +18,7 @@ pub mod claims;
 pub mod dereference;
 pub mod events;
 pub mod pods;
+pub mod standby;
 pub mod status;
 pub mod unchecked;
 pub mod validate;
@@ -36,10 +39,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::{Applied, Applier, Memory};
+use self::build::Objects;
 use self::caches::{Caches, Trigger};
 use self::claims::{Contest, Remainder};
 use self::dereference::Dereferenced;
-use self::status::{Outcome, Seen};
+use self::pods::AgentPod;
+use self::standby::{Leave, Replace, Team};
+use self::status::{Outcome, Seen, StandIns};
 use self::unchecked::Unchecked;
 use self::validate::Update;
 use self::version::Known;
@@ -246,12 +252,24 @@ struct Attempt {
     /// A cache has not seen the last write to one of the objects.
     outdated: bool,
     daemon_set: Option<Applied<DaemonSet>>,
+    /// When to look again, should nothing happen before.
+    again: Option<Duration>,
     result: Result<AttemptOutcome, AttemptError>,
 }
 
 struct AttemptOutcome {
     on_delete: bool,
     contest: Contest,
+    stand_ins: StandIns,
+}
+
+/// The agents, and those that stand in, after an attempt.
+struct Brought {
+    agents: Applied<DaemonSet>,
+    stand_ins: StandIns,
+    /// A cache has not seen the last write to the latter.
+    outdated: bool,
+    again: Option<Duration>,
 }
 
 enum AttemptError {
@@ -293,9 +311,14 @@ impl Context {
         let start = Instant::now();
         let message;
         let outcome = match &attempt.result {
-            Ok(AttemptOutcome { on_delete, contest }) => Outcome::Applied {
+            Ok(AttemptOutcome {
+                on_delete,
+                contest,
+                stand_ins,
+            }) => Outcome::Applied {
                 on_delete: *on_delete,
                 contest,
+                stand_ins,
             },
             Err(AttemptError::Invalid(error)) => Outcome::Invalid(error),
             Err(AttemptError::Failed(error)) => {
@@ -338,11 +361,9 @@ impl Context {
             }
         }
         self.remember(uid, remembered);
-        let mut wait = result?;
-        if attempt.outdated {
-            // Should what the cache shows then be the work of others, it is repaired.
-            wait = Some(wait.unwrap_or(apply::CACHE_LAG).min(apply::CACHE_LAG));
-        }
+        // Should what the cache shows then be the work of others, it is repaired.
+        let repair = attempt.outdated.then_some(apply::CACHE_LAG);
+        let wait = [result?, attempt.again, repair].into_iter().flatten().min();
         Ok(wait.map_or_else(Action::await_change, Action::requeue))
     }
 
@@ -362,11 +383,9 @@ impl Context {
             binding,
             config_map,
             daemon_set,
+            standby: _,
         } = dereferenced;
-        let as_cached = daemon_set.clone().map(|object| Applied {
-            object,
-            outdated: false,
-        });
+        let as_cached = daemon_set.as_ref().map(|object| memory.recall(object));
         let start = Instant::now();
         let version = self.version.borrow().version();
         let agents = match validate::validate(resource).and_then(|agents| agents.fit(version)) {
@@ -375,6 +394,7 @@ impl Context {
                 return Attempt {
                     outdated: false,
                     daemon_set: as_cached,
+                    again: None,
                     result: Err(AttemptError::Invalid(error)),
                 };
             }
@@ -412,29 +432,115 @@ impl Context {
             let map = applier
                 .apply(&maps, &objects.config_map, config_map.clone(), memory)
                 .await?;
-            let sets = Api::namespaced(client(), namespace);
-            let set = applier
-                .apply(&sets, &objects.daemon_set, daemon_set.clone(), memory)
-                .await?;
-            outdated = account.outdated || binding.outdated || map.outdated || set.outdated;
-            Ok::<_, Error>(set)
+            let brought = self.bring(&objects, dereferenced, memory).await?;
+            outdated = account.outdated
+                || binding.outdated
+                || map.outdated
+                || brought.agents.outdated
+                || brought.outdated;
+            Ok::<_, Error>(brought)
         };
-        let result = apply.await;
+        let result = Box::pin(apply).await;
         match result {
-            Ok(applied) => Attempt {
+            Ok(Brought {
+                agents: applied,
+                stand_ins,
+                outdated: _,
+                again,
+            }) => Attempt {
                 outdated,
                 daemon_set: Some(applied),
+                again,
                 result: Ok(AttemptOutcome {
                     on_delete: agents.update == Update::OnDelete,
                     contest,
+                    stand_ins,
                 }),
             },
             Err(error) => Attempt {
                 outdated: false,
                 daemon_set: as_cached,
+                again: None,
                 result: Err(AttemptError::Failed(error)),
             },
         }
+    }
+
+    /// Writes the agents' `DaemonSet`, when the time for it has come, and that of those that stand in.
+    async fn bring(
+        &self,
+        objects: &Objects,
+        dereferenced: &Dereferenced,
+        memory: &mut Memory,
+    ) -> Result<Brought, Error> {
+        let (applier, live) = (&self.applier, dereferenced.daemon_set.as_ref());
+        let sets: Api<DaemonSet> = Api::namespaced(applier.client.clone(), &self.namespace);
+        let pods = || dereferenced.pods.iter().map(|pod| &**pod);
+        let now = Timestamp::now();
+        let team = |set: &Applied<DaemonSet>| Team::of(&set.object, set.outdated, pods(), now);
+
+        let standby = dereferenced.standby.as_ref();
+        let standby = standby.filter(|standby| !memory.has_deleted(&***standby));
+        // What the cache shows may be older than what was written.
+        let unchanged = match &objects.standby {
+            Some(desired) if standby.is_some() => applier.unchanged(desired, standby, memory)?,
+            _ => None,
+        };
+        let mut stand_ins = unchanged.or_else(|| standby.map(|standby| memory.recall(standby)));
+
+        if let (Some(desired), Some(live)) = (&objects.standby, live)
+            && applier.unchanged(&objects.daemon_set, Some(live), memory)?.is_none()
+            // Kubernetes is about to replace agents by what others want; each that it does not get to has no gap.
+            && !applier.was_written(&objects.daemon_set, memory)?
+            && (standby::is_released(live)
+                || applier.replaces_pods(&sets, &objects.daemon_set, live, memory).await?)
+        {
+            let agents = memory.recall(live);
+            let team_that_stands_in = stand_ins.as_ref().map(team);
+            let may_replace = standby::may_replace(&team(&agents), team_that_stands_in.as_ref(), now);
+            if let Replace::Later { bring, again } = may_replace {
+                if bring {
+                    let mut there = standby;
+                    if let Some(other) = there
+                        && applier.unchanged(desired, there, memory)?.is_none()
+                        && applier.replaces_pods(&sets, desired, other, memory).await?
+                    {
+                        // Others instead: to replace pods one by one could take for ever, where a node is dead.
+                        applier.delete(&sets, other, memory).await?;
+                        there = None;
+                    }
+                    stand_ins = Some(applier.apply(&sets, desired, there.cloned(), memory).await?);
+                }
+                return Ok(Brought {
+                    agents,
+                    outdated: stand_ins.as_ref().is_some_and(|stand_ins| stand_ins.outdated),
+                    stand_ins: StandIns::coming(stand_ins.as_ref().map(|set| &*set.object), pods()),
+                    again,
+                });
+            }
+        }
+        let agents = applier
+            .apply(&sets, &objects.daemon_set, live.cloned(), memory)
+            .await?;
+        let mut brought = Brought {
+            stand_ins: StandIns::None,
+            outdated: false,
+            again: None,
+            agents,
+        };
+        if let Some(stand_ins) = &stand_ins {
+            let wanted = objects.standby.is_some();
+            match standby::may_leave(wanted, &team(&brought.agents), &team(stand_ins), now) {
+                Leave::Later(again) => brought.again = again,
+                Leave::Now if stand_ins.object.metadata.deletion_timestamp.is_some() => {}
+                Leave::Now => applier.delete(&sets, &stand_ins.object, memory).await?,
+            }
+        }
+        // Their pods go a little later.
+        if stand_ins.is_some() || pods().any(AgentPod::stands_in) {
+            brought.stand_ins = StandIns::There;
+        }
+        Ok(brought)
     }
 
     /// Writes the status if it changed, and Events about what changed. Returns when to look again, if it can wait.

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, ContainerStatus, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
-use super::build::{INSTANCE_LABEL, hook_name};
+use super::build::{COMPONENT_LABEL, INSTANCE_LABEL, STANDBY_COMPONENT, hook_name};
 use crate::api::v1alpha1::{AttachMode, HookCount, UnavailableNode};
 
 /// Longest message of a node, in bytes. Ten of them fit well into a condition.
@@ -25,6 +26,9 @@ pub struct AgentPod {
     /// How it is.
     #[serde(default)]
     pub status: State,
+    /// The uid of the `DaemonSet` that it is of, taken out of its owners.
+    #[serde(skip)]
+    pub controller: Option<String>,
 }
 
 /// Part of a pod's spec.
@@ -58,6 +62,7 @@ pub struct State {
 
 /// Part of a pod's condition.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Of what.
     #[serde(rename = "type")]
@@ -66,6 +71,8 @@ pub struct Condition {
     pub status: String,
     /// Why, in words.
     pub message: Option<String>,
+    /// Since when.
+    pub last_transition_time: Option<Time>,
 }
 
 impl AgentPod {
@@ -74,9 +81,15 @@ impl AgentPod {
         let metadata = &mut self.metadata;
         metadata.managed_fields = None;
         metadata.annotations = None;
-        metadata.owner_references = None;
+        self.controller = metadata
+            .owner_references
+            .take()
+            .into_iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| owner.uid);
         if let Some(labels) = &mut metadata.labels {
-            labels.retain(|key, _| key == INSTANCE_LABEL);
+            labels.retain(|key, _| [INSTANCE_LABEL, COMPONENT_LABEL].contains(&key.as_str()));
         }
         // A DaemonSet's pod knows its node before the scheduler does.
         if let Some(affinity) = self.spec.affinity.take()
@@ -105,10 +118,43 @@ impl AgentPod {
             .is_some_and(|condition| condition.status == "True")
     }
 
+    fn is_leaving(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether there is an agent that counts, and is meant to go on.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.is_ready() && !self.is_leaving()
+    }
+
+    /// Whether its node has room for it. One that has got it keeps it.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.condition("PodScheduled")
+            .is_none_or(|condition| condition.status != "False")
+    }
+
+    /// Since when it is as ready as it is.
+    #[must_use]
+    pub fn since(&self) -> Option<Timestamp> {
+        self.condition("Ready")
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .or(self.metadata.creation_timestamp.as_ref())
+            .map(|time| time.0)
+    }
+
+    /// Whether it stands in for an agent, and is meant to go on.
+    #[must_use]
+    pub fn stands_in(&self) -> bool {
+        let component = self.labels().get(COMPONENT_LABEL);
+        component.is_some_and(|component| component == STANDBY_COMPONENT) && !self.is_leaving()
+    }
+
     /// The hook in use, if the agent is ready and said which.
     #[must_use]
     pub fn hook(&self) -> Option<AttachMode> {
-        if !self.is_ready() || self.metadata.deletion_timestamp.is_some() {
+        if !self.serves() {
             return None;
         }
         let container = self.status.init_container_statuses.first()?;
@@ -120,7 +166,7 @@ impl AgentPod {
     /// The node and why it has no working agent, if there is a reason to worry: a pod that is just starting is none.
     #[must_use]
     pub fn failure(&self) -> Option<UnavailableNode> {
-        if self.is_ready() || self.metadata.deletion_timestamp.is_some() {
+        if self.is_ready() || self.is_leaving() {
             return None;
         }
         Some(UnavailableNode {
@@ -214,11 +260,16 @@ fn words(text: &str) -> String {
 const HOOKS: [AttachMode; 3] = [AttachMode::Fentry, AttachMode::Kprobe, AttachMode::Tracepoint];
 
 /// On how many nodes agents use each hook, as far as they said; only hooks that are in use. Where one agent takes over from
-/// another, both are ready for a moment; they may use the same hook or not.
+/// another, both are ready for a moment; they may use the same hook or not. One that stands in is not counted beside an agent.
 #[must_use]
-pub fn hooks<'a>(pods: impl Iterator<Item = &'a AgentPod>) -> Vec<HookCount> {
+pub fn hooks<'a>(pods: impl Iterator<Item = &'a AgentPod> + Clone) -> Vec<HookCount> {
     let mut counts = HOOKS.map(|hook| HookCount { hook, nodes: 0 });
-    let by_node: HashMap<Option<&str>, AttachMode> = pods
+    let (standing_in, agents) = (
+        pods.clone().filter(|pod| pod.stands_in()),
+        pods.filter(|pod| !pod.stands_in()),
+    );
+    let by_node: HashMap<Option<&str>, AttachMode> = standing_in
+        .chain(agents)
         .filter_map(|pod| Some((pod.spec.node_name.as_deref(), pod.hook()?)))
         .collect();
     for hook in by_node.into_values() {
@@ -392,10 +443,21 @@ mod tests {
             pod.spec.node_name = Some(format!("n{number}"));
         }
         let count = |hook, nodes| HookCount { hook, nodes };
-        assert_eq!(
-            hooks(pods.iter()),
-            [count(AttachMode::Fentry, 1), count(AttachMode::Tracepoint, 2)]
-        );
+        let mut stands_in = told("kprobe\n", "True");
+        let labels = [(COMPONENT_LABEL.to_owned(), STANDBY_COMPONENT.to_owned())];
+        stands_in.metadata.labels = Some(labels.into());
+        for (pod, expected) in [
+            (None, vec![]),
+            (Some("n1"), vec![]),
+            (Some("alone"), vec![count(AttachMode::Kprobe, 1)]),
+        ] {
+            stands_in.spec.node_name = pod.map(str::to_owned);
+            let stands_in = pod.map(|_| &stands_in);
+            let mut all = vec![count(AttachMode::Fentry, 1)];
+            all.extend(expected);
+            all.push(count(AttachMode::Tracepoint, 2));
+            assert_eq!(hooks(pods.iter().chain(stands_in)), all);
+        }
     }
 
     #[test]

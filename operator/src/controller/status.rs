@@ -5,6 +5,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::claims::Contest;
+use super::pods::{self, AgentPod};
 use super::validate;
 use crate::api::v1alpha1::{HookCount, HttpStatisticsStatus, NodeCounts, UnavailableNode};
 
@@ -22,11 +23,54 @@ pub enum Outcome<'a> {
         on_delete: bool,
         /// Nodes that an older resource has.
         contest: &'a Contest,
+        /// Who stands in while agents are replaced.
+        stand_ins: &'a StandIns,
     },
     /// Nothing was changed: the resource cannot be used.
     Invalid(&'a validate::Error),
     /// Not everything could be written. The message says what, why and what to do.
     Failed(&'a str),
+}
+
+/// Whether there are agents that stand in for others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StandIns {
+    /// There are none.
+    None,
+    /// They are on their way, and the others are those of before until they are there.
+    Coming {
+        /// Nodes that are meant to have one.
+        desired: usize,
+        /// Nodes that have one that is ready.
+        ready: usize,
+        /// Nodes where it fails, by name.
+        failures: Vec<UnavailableNode>,
+    },
+    /// They are there: while the others are replaced, and until they have gone.
+    There,
+}
+
+impl StandIns {
+    /// Of their `DaemonSet`, and the pods of all agents.
+    #[must_use]
+    pub fn coming<'a>(set: Option<&DaemonSet>, pods: impl Iterator<Item = &'a AgentPod>) -> Self {
+        let counts = set.map(counts).unwrap_or_default();
+        let count = |number: i32| usize::try_from(number).unwrap_or(0);
+        Self::Coming {
+            desired: count(counts.desired),
+            ready: count(counts.ready),
+            failures: pods::failures(pods.filter(|pod| pod.stands_in())),
+        }
+    }
+}
+
+impl Outcome<'_> {
+    fn stand_ins(&self) -> Option<&StandIns> {
+        match self {
+            Self::Applied { stand_ins, .. } => Some(stand_ins),
+            Self::Invalid(_) | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// What the status is made of.
@@ -66,7 +110,11 @@ impl Verdict {
 /// The status that `seen` calls for, after `previous`. Conditions that stay as they were keep their date.
 #[must_use]
 pub fn status(previous: &HttpStatisticsStatus, seen: &Seen<'_>, now: Timestamp) -> HttpStatisticsStatus {
-    let nodes = seen.daemon_set.map(counts);
+    let mut nodes = seen.daemon_set.map(counts);
+    if let (Some(nodes), Some(StandIns::Coming { .. })) = (&mut nodes, seen.outcome.stand_ins()) {
+        // They are of the spec of before.
+        nodes.updated = 0;
+    }
     let rollout = Rollout::of(previous, seen, nodes);
     let ready = ready(seen, nodes.unwrap_or_default(), rollout);
     let progressing = progressing(seen, nodes.unwrap_or_default(), rollout);
@@ -132,6 +180,9 @@ impl Rollout {
         let (Some(daemon_set), Some(nodes)) = (seen.daemon_set, nodes) else {
             return Self::UnderWay;
         };
+        if let Some(StandIns::Coming { .. }) = seen.outcome.stand_ins() {
+            return Self::UnderWay;
+        }
         let status = daemon_set.status.as_ref();
         let observed = !seen.daemon_set_outdated
             && status.and_then(|status| status.observed_generation) >= daemon_set.metadata.generation;
@@ -151,6 +202,9 @@ impl Rollout {
         // A node that joins or restarts afterwards is no change that is being rolled out.
         let was_done =
             condition(previous, "Progressing").is_some_and(|condition| condition.status == "False");
+        if let Some(StandIns::There) = seen.outcome.stand_ins() {
+            return Self::UnderWay;
+        }
         let failing = i32::try_from(seen.failures.len()).unwrap_or(i32::MAX);
         if was_done || nodes.ready.saturating_add(failing) >= nodes.desired {
             Self::Done
@@ -173,8 +227,8 @@ fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
         Outcome::Applied { contest, .. } if !contest.is_empty() => {
             Verdict::new(false, "Conflict", describe_contest(contest))
         }
-        Outcome::Applied { .. } if rollout == Rollout::UnderWay => {
-            Verdict::new(false, "RollingOut", describe_rollout(nodes))
+        Outcome::Applied { stand_ins, .. } if rollout == Rollout::UnderWay => {
+            Verdict::new(false, "RollingOut", describe_rollout(nodes, stand_ins))
         }
         Outcome::Applied { .. } if unavailable > 0 => Verdict::new(
             false,
@@ -202,8 +256,8 @@ fn progressing(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict 
             "nothing is rolled out until the spec is corrected; agents that run stay as they are",
         ),
         Outcome::Failed(_) => Verdict::new(true, "ApplyFailed", "trying again"),
-        Outcome::Applied { .. } => match rollout {
-            Rollout::UnderWay => Verdict::new(true, "RollingOut", describe_rollout(nodes)),
+        Outcome::Applied { stand_ins, .. } => match rollout {
+            Rollout::UnderWay => Verdict::new(true, "RollingOut", describe_rollout(nodes, stand_ins)),
             Rollout::Waiting => Verdict::new(
                 false,
                 "WaitingForDeletion",
@@ -241,17 +295,44 @@ fn and_more(named: &[String], all: usize, separator: &str) -> String {
     }
 }
 
-fn describe_rollout(nodes: NodeCounts) -> String {
+fn describe_rollout(nodes: NodeCounts, stand_ins: &StandIns) -> String {
     let NodeCounts {
         desired,
         updated,
         ready,
         unavailable: _,
     } = nodes;
-    if desired == 0 {
-        return "Kubernetes has not taken up the change yet".to_owned();
+    match stand_ins {
+        StandIns::Coming { desired: 0, .. } => {
+            "new agents are about to start beside the old ones, which stay until those stand by".to_owned()
+        }
+        StandIns::Coming {
+            desired,
+            ready,
+            failures,
+        } => {
+            let mut text = format!(
+                "the new agent stands by on {ready} of {}; the old ones stay until it does on all",
+                count_nodes(*desired)
+            );
+            if !failures.is_empty() {
+                text.push_str("; ");
+                text.push_str(&describe_failures(failures));
+                text.push_str(": correct the spec, take it back, or make room");
+            }
+            text
+        }
+        StandIns::There if updated >= desired && ready >= desired => {
+            "every agent is of the current spec; those that stood in are leaving".to_owned()
+        }
+        StandIns::None | StandIns::There if desired == 0 => {
+            "Kubernetes has not taken up the change yet".to_owned()
+        }
+        StandIns::None => format!("{updated} of {desired} nodes have the current agent, {ready} are ready"),
+        StandIns::There => format!(
+            "{updated} of {desired} nodes have the current agent, {ready} are ready; another one stands in on the others"
+        ),
     }
-    format!("{updated} of {desired} nodes have the current agent, {ready} are ready")
 }
 
 fn describe_contest(contest: &Contest) -> String {
@@ -386,10 +467,12 @@ mod tests {
         let applied = |contest| Outcome::Applied {
             on_delete: false,
             contest,
+            stand_ins: &StandIns::None,
         };
         let on_delete = Outcome::Applied {
             on_delete: true,
             contest: &no_contest,
+            stand_ins: &StandIns::None,
         };
         let none: &[UnavailableNode] = &[];
         let rolling = "Ready=False/RollingOut Progressing=True/RollingOut Degraded=False/AsExpected";
@@ -507,6 +590,85 @@ mod tests {
         }
     }
 
+    /// While others stand in, the counts of the agents are those of before, or do not tell the whole.
+    #[test]
+    fn a_rollout_is_under_way_as_long_as_somebody_stands_in() {
+        let contest = Contest::default();
+        let failures = [UnavailableNode {
+            node: "n2".to_owned(),
+            message: "ImagePullBackOff: no such image".to_owned(),
+        }];
+        let coming = |desired, ready, failures: &[UnavailableNode]| StandIns::Coming {
+            desired,
+            ready,
+            failures: failures.into(),
+        };
+        let done = daemon_set(1, 1, [3, 3, 3, 3]);
+        let halfway = daemon_set(1, 1, [3, 3, 1, 2]);
+        let cases = [
+            (
+                &done,
+                coming(0, 0, &[]),
+                Some("new agents are about to start beside the old ones, which stay until those stand by"),
+            ),
+            (
+                &done,
+                coming(3, 2, &[]),
+                Some("the new agent stands by on 2 of 3 nodes; the old ones stay until it does on all"),
+            ),
+            (
+                &done,
+                coming(3, 2, &failures),
+                Some(
+                    "the new agent stands by on 2 of 3 nodes; the old ones stay until it does on all; 1 node whose agent \
+                     fails: n2: ImagePullBackOff: no such image: correct the spec, take it back, or make room",
+                ),
+            ),
+            (
+                &halfway,
+                StandIns::There,
+                Some("1 of 3 nodes have the current agent, 2 are ready; another one stands in on the others"),
+            ),
+            (
+                &done,
+                StandIns::There,
+                Some("every agent is of the current spec; those that stood in are leaving"),
+            ),
+            (&done, StandIns::None, None),
+        ];
+        let mut previous = HttpStatisticsStatus::default();
+        for (daemon_set, stand_ins, message) in cases {
+            let next = status(
+                &previous,
+                &Seen {
+                    generation: Some(2),
+                    outcome: Outcome::Applied {
+                        on_delete: false,
+                        contest: &contest,
+                        stand_ins: &stand_ins,
+                    },
+                    daemon_set: Some(daemon_set),
+                    daemon_set_outdated: false,
+                    failures: &[],
+                    hooks: &[],
+                },
+                at(0),
+            );
+            let expected = match message {
+                Some(_) => ["Ready=False/RollingOut", "Progressing=True/RollingOut"],
+                None => ["Ready=True/AgentsReady", "Progressing=False/RolledOut"],
+            };
+            assert_eq!(conditions(&next)[..2], expected, "{stand_ins:?}");
+            if let Some(message) = message {
+                assert_eq!(next.conditions[1].message, message);
+            }
+            let is_of_before = matches!(stand_ins, StandIns::Coming { .. });
+            let updated = next.nodes.unwrap_or_default().updated;
+            assert_eq!(updated == 0, is_of_before, "{stand_ins:?}");
+            previous = next;
+        }
+    }
+
     #[test]
     fn a_condition_is_dated_when_its_status_changes_and_only_then() {
         let contest = Contest::default();
@@ -516,6 +678,7 @@ mod tests {
             outcome: Outcome::Applied {
                 on_delete: false,
                 contest: &contest,
+                stand_ins: &StandIns::None,
             },
             daemon_set: Some(&daemon_set),
             daemon_set_outdated: false,
@@ -543,6 +706,7 @@ mod tests {
                 outcome: Outcome::Applied {
                     on_delete: false,
                     contest: &contest,
+                    stand_ins: &StandIns::None,
                 },
                 daemon_set: Some(&daemon_set),
                 daemon_set_outdated: true,
@@ -586,6 +750,7 @@ mod tests {
             outcome: Outcome::Applied {
                 on_delete: false,
                 contest,
+                stand_ins: &StandIns::None,
             },
             daemon_set: None,
             daemon_set_outdated: false,

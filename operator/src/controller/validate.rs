@@ -190,7 +190,8 @@ impl Identity {
             name: name.clone(),
             uid: uid.clone(),
             controller: Some(true),
-            // Blocking would need the right to change the resource's finalizers, for nothing: no one waits for it.
+            // Blocking would need the right to change the resource's finalizers, and who waits for what it owns would wait for
+            // dead nodes too.
             block_owner_deletion: None,
         }
     }
@@ -270,8 +271,11 @@ pub struct AgentConfiguration {
 pub enum Update {
     /// When someone deletes them.
     OnDelete,
-    /// Node after node: without a gap, where that is possible.
-    Rolling,
+    /// Node after node, without a gap.
+    Rolling {
+        /// Whether their port for metrics is one of the node's, where there is room for one.
+        on_node_port: bool,
+    },
     /// Node after node: the new one takes over from the old one, on so many nodes at a time.
     Surging(IntOrString),
     /// Node after node: the new one comes when the old one has gone, on so many nodes at a time.
@@ -307,8 +311,8 @@ impl Update {
             (Some(surge), None) => Self::Surging(surge),
             (None, Some(unavailable)) => Self::Replacing(unavailable),
             (None, None) if max_unavailable.is_some() => return Err(Error::NoPace),
-            (None, None) if max_surge.is_some() || on_node_port => Self::Replacing(Self::default_pace()),
-            (None, None) => Self::Rolling,
+            (None, None) if max_surge.is_some() => Self::Replacing(Self::default_pace()),
+            (None, None) => Self::Rolling { on_node_port },
         };
         Ok(match kind {
             UpdateKind::RollingUpdate => update,

@@ -9,8 +9,7 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
 
-use crate::control_plane::Operator;
-use crate::{OPERATOR_USER, World, it_waits_for_its_definition, spec};
+use crate::{OPERATOR_USER, World, it_waits_for_its_definition, restart, spec};
 
 /// Resources, each with one node of its own.
 const RESOURCES: [usize; 3] = [1, 50, 200];
@@ -34,6 +33,7 @@ pub(crate) async fn measure(world: &mut World) -> Result<()> {
         for name in &names {
             world.add_nodes(name, 1).await?;
         }
+        // So that peaks and sums begin here.
         restart(world).await?;
         measure_rollout(
             world,
@@ -68,17 +68,6 @@ pub(crate) async fn measure(world: &mut World) -> Result<()> {
     let strategy = json!({"updateStrategy": {"maxUnavailable": "50%"}});
     let name = format!("1 resource of {NODES} nodes");
     measure_rollout(world, &name, &["large".to_owned()], &strategy).await
-}
-
-/// A new operator, whose peaks and sums begin here.
-async fn restart(world: &mut World) -> Result<()> {
-    if let Some(operator) = world.operator.take() {
-        operator.stop().await?;
-    }
-    let mut operator = Operator::start(&world.cluster, &world.operator_kubeconfig)?;
-    operator.wait_until_ready().await?;
-    world.operator = Some(operator);
-    Ok(())
 }
 
 /// From the creation of these resources until all their agents are ready, and then at rest.

@@ -288,6 +288,12 @@ impl Cluster {
         }
     }
 
+    /// Sends a signal to the controllers of a cluster of our own.
+    pub(crate) fn signal_controllers(&self, signal: &str) -> Result<()> {
+        let own = self.own.as_ref().context("not a cluster of our own")?;
+        own.controllers.as_ref().context("no controllers")?.signal(signal)
+    }
+
     /// Whether it is ours to break.
     pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()

@@ -14,7 +14,7 @@ mod control_plane;
 mod kubelet;
 mod names;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -71,10 +71,13 @@ macro_rules! tests {
 }
 
 const TESTS: &[(&str, Test)] = tests! {
+    an_installation_taken_back_at_once_leaves_nothing
     it_waits_for_its_definition
+    a_default_resource_that_is_going_is_waited_for
     a_resource_brings_up_its_agents
     a_live_change_restarts_nothing
     a_change_of_the_image_rolls_out
+    somebody_stands_in_on_each_node_while_its_agent_is_replaced
     what_others_change_or_delete_is_repaired
     a_spec_that_cannot_be_used_changes_nothing
     what_fails_on_a_node_is_told_in_its_own_words
@@ -314,6 +317,23 @@ impl World {
             .collect())
     }
 
+    /// Waits until nothing is left of what the resource `name` owned.
+    async fn wait_until_gone(&self, name: &str) -> Result<()> {
+        let (daemon_sets, maps) = (self.daemon_sets(), self.config_maps());
+        let accounts = Api::<ServiceAccount>::namespaced(self.admin(), NAMESPACE);
+        let bindings = Api::<ClusterRoleBinding>::all(self.admin());
+        let object = owned(name);
+        until(&format!("everything of {name} is gone"), async || {
+            let gone = daemon_sets.get_opt(&object).await?.is_none()
+                && maps.get_opt(&object).await?.is_none()
+                && accounts.get_opt(&object).await?.is_none()
+                && bindings.get_opt(&object).await?.is_none()
+                && self.agents(name).await?.is_empty();
+            Ok(gone.then_some(()))
+        })
+        .await
+    }
+
     async fn events(&self, name: &str) -> Result<Vec<String>> {
         let events = Api::<Event>::namespaced(self.admin(), "default")
             .list(&ListParams::default().fields(&format!("involvedObject.name={name}")))
@@ -374,15 +394,140 @@ fn owned(name: &str) -> String {
     format!("scope-http-statistics-agent-{name}")
 }
 
+/// An operator that brings a resource `default`, of nodes that there are none of, in the place of the one that runs.
+async fn with_a_default_resource(
+    world: &mut World,
+    test: impl AsyncFnOnce(&World, Operator) -> Result<()>,
+) -> Result<()> {
+    let operator = world.operator()?;
+    wait_until_it_serves(operator).await?;
+    world.operator.take().context("no operator")?.stop().await?;
+    let resource = json!({
+        "apiVersion": "scope-http-statistics.dev/v1alpha1", "kind": "HttpStatistics",
+        "metadata": {"name": "default"}, "spec": spec("none"),
+    });
+    let file = world.cluster.directory.path().join("default-resource.yaml");
+    std::fs::write(&file, resource.to_string())?;
+    let arguments = [
+        &*format!("--default-resource={}", file.display()),
+        "--default-resource-owner=scope-http-statistics-resource-default",
+    ];
+    let (cluster, kubeconfig) = (&world.cluster, &world.operator_kubeconfig);
+    let result = match Operator::start_pod(cluster, kubeconfig, "with-a-default", &arguments) {
+        Ok(operator) => test(world, operator).await,
+        Err(error) => Err(error),
+    };
+    world.operator = Some(Operator::start(&world.cluster, &world.operator_kubeconfig)?);
+    result
+}
+
+/// The garbage collector has not heard of the definition, and would not before it is gone.
+async fn an_installation_taken_back_at_once_leaves_nothing(world: &mut World) -> Result<()> {
+    if !world.cluster.is_own() {
+        println!("not tried: the controllers are not ours to stop");
+        return Ok(());
+    }
+    let definitions = Api::<CustomResourceDefinition>::all(world.admin());
+    with_a_default_resource(world, async |world, operator| {
+        world.cluster.signal_controllers("STOP")?;
+        let result = install_and_take_back(world, operator, &definitions).await;
+        world.cluster.signal_controllers("CONT")?;
+        result?;
+        until("the definition is gone", async || {
+            let definition = definitions.get_opt(HttpStatistics::crd_name()).await?;
+            Ok(definition.is_none().then_some(()))
+        })
+        .await?;
+        world.wait_until_gone("default").await
+    })
+    .await
+}
+
+async fn install_and_take_back(
+    world: &World,
+    operator: Operator,
+    definitions: &Api<CustomResourceDefinition>,
+) -> Result<()> {
+    definitions
+        .create(&PostParams::default(), &HttpStatistics::crd())
+        .await?;
+    until("its last object and its finalizer are there", async || {
+        if world.daemon_sets().get_opt(&owned("default")).await?.is_none() {
+            return Ok(None);
+        }
+        let resource = world.resources().get("default").await?;
+        Ok((resource.finalizers() == ["foregroundDeletion"]).then_some(()))
+    })
+    .await?;
+    operator.stop().await?;
+    definitions
+        .delete(HttpStatistics::crd_name(), &DeleteParams::background())
+        .await?;
+    until("the resource is being deleted", async || {
+        let resource = world.resources().get_opt("default").await?;
+        let resource = resource.context("it did not wait for the garbage collector")?;
+        Ok(resource.metadata.deletion_timestamp)
+    })
+    .await?;
+    // No longer for what else might be.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let definition = definitions.get_opt(HttpStatistics::crd_name()).await?;
+    let resource = world.resources().get_opt("default").await?;
+    ensure!(
+        definition.is_some_and(|definition| definition.metadata.deletion_timestamp.is_some())
+            && resource.is_some_and(|resource| resource.metadata.deletion_timestamp.is_some()),
+        "they did not wait for the garbage collector"
+    );
+    Ok(())
+}
+
+async fn a_default_resource_that_is_going_is_waited_for(world: &mut World) -> Result<()> {
+    const HOLD: &str = "example.com/hold";
+    let before = world.create("default", spec("none")).await?.uid();
+    let patch = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let hold = patch(json!([HOLD]));
+    let resources = world.resources();
+    resources.patch("default", &PatchParams::default(), &hold).await?;
+    world.delete("default").await?;
+    with_a_default_resource(world, async |world, operator| {
+        until("the operator waits", async || {
+            let log = operator.process.last_lines(50);
+            Ok(log.contains("is being deleted; waiting").then_some(()))
+        })
+        .await?;
+        let resource = resources.get("default").await?;
+        ensure!(resource.uid() == before && resource.finalizers() == [HOLD]);
+        resources
+            .patch("default", &PatchParams::default(), &patch(Value::Null))
+            .await?;
+        until("there is another one, which is young", async || {
+            let resource = resources.get_opt("default").await?;
+            Ok(resource.filter(|resource| {
+                resource.uid() != before && resource.finalizers() == ["foregroundDeletion"]
+            }))
+        })
+        .await?;
+        world.wait_for("default", "Ready=True/NoNodes").await?;
+        operator.stop().await?;
+        world.delete("default").await
+    })
+    .await
+}
+
+async fn wait_until_it_serves(operator: &mut Operator) -> Result<()> {
+    until("it serves", async || {
+        operator.process.check()?;
+        Ok(operator.get("/healthz").ok().filter(|(code, _)| *code == 200))
+    })
+    .await?;
+    Ok(())
+}
+
 async fn it_waits_for_its_definition(world: &mut World) -> Result<()> {
     let definitions = Api::<CustomResourceDefinition>::all(world.admin());
     if definitions.get_opt(HttpStatistics::crd_name()).await?.is_none() {
         let operator = world.operator()?;
-        until("it serves", async || {
-            operator.process.check()?;
-            Ok(operator.get("/healthz").ok().filter(|(code, _)| *code == 200))
-        })
-        .await?;
+        wait_until_it_serves(operator).await?;
         let (code, body) = operator.get("/readyz")?;
         ensure!(code == 503 && body.contains("definition"), "{code} {body}");
         // Not applied: API servers before 1.25 do not know CEL rules, and refuse to apply what they do not know.
@@ -525,6 +670,191 @@ async fn a_change_of_the_image_rolls_out(world: &mut World) -> Result<()> {
         "{events:?}"
     );
     Ok(())
+}
+
+/// What a resource's pods are like, at one time: which of its nodes have one that is ready and stays.
+async fn served(world: &World, name: &str) -> Result<BTreeSet<String>> {
+    let selector =
+        format!("app.kubernetes.io/component in (agent,standby),app.kubernetes.io/instance={name}");
+    let pods = Api::<Pod>::namespaced(world.admin(), NAMESPACE)
+        .list(&ListParams::default().labels(&selector))
+        .await?;
+    let serves = |pod: &Pod| {
+        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+        let ready = conditions
+            .iter()
+            .any(|one| one.type_ == "Ready" && one.status == "True");
+        (ready && pod.metadata.deletion_timestamp.is_none()).then(|| pod.spec.as_ref()?.node_name.clone())?
+    };
+    Ok(pods.items.iter().filter_map(serves).collect())
+}
+
+/// Asks until there is an answer, and at each time whether all nodes of the resource are served.
+async fn until_while_served<T>(
+    world: &World,
+    name: &str,
+    nodes: usize,
+    what: &str,
+    ask: impl AsyncFn() -> Result<Option<T>>,
+) -> Result<T> {
+    until(what, async || {
+        let served = served(world, name).await?;
+        ensure!(served.len() >= nodes, "only {served:?} are served");
+        ask().await
+    })
+    .await
+}
+
+#[expect(clippy::too_many_lines, reason = "it is one story")]
+async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut World) -> Result<()> {
+    const NAME: &str = "relay";
+    let standby = format!("scope-http-statistics-standby-{NAME}");
+    world.add_nodes(NAME, 3).await?;
+    let created = world.create(NAME, spec(NAME)).await?;
+    world.wait_for(NAME, "Ready=True/AgentsReady").await?;
+    let sets = world.daemon_sets();
+    ensure!(
+        sets.get_opt(&standby).await?.is_none(),
+        "nobody is to be replaced"
+    );
+    let reason = async |world: &World, kind: &str| -> Result<(String, String)> {
+        let resource = world.resources().get(NAME).await?;
+        let status = resource.status.unwrap_or_default();
+        let current = status.observed_generation == resource.metadata.generation;
+        let condition = status.conditions.into_iter().find(|one| one.type_ == kind);
+        let condition = condition.filter(|_| current);
+        Ok(condition.map(|one| (one.reason, one.message)).unwrap_or_default())
+    };
+    let ready = async |world: &World| Ok((reason(world, "Ready").await?.0 == "AgentsReady").then_some(()));
+    let is_there = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&standby).await?);
+    let gone = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&standby).await?.is_none().then_some(()));
+
+    // An image that does not work takes no agent away.
+    let agents = world.agents(NAME).await?;
+    world.change(NAME, json!({"image": "agent:broken"})).await?;
+    until_while_served(world, NAME, 3, "the new agents fail", async || {
+        let (reason, message) = reason(world, "Degraded").await?;
+        Ok((reason == "AgentsFailing" && message.contains("it is broken")).then_some(()))
+    })
+    .await?;
+    until_while_served(world, NAME, 3, "it is told what to do", async || {
+        let (_, message) = reason(world, "Progressing").await?;
+        let told = message.contains("stands by on 0 of 3 nodes; the old ones stay")
+            && message.contains("correct the spec");
+        Ok(told.then_some(()))
+    })
+    .await?;
+    ensure!(world.agents(NAME).await? == agents);
+
+    // Corrected, it is rolled out; the broken ones are mended.
+    world.change(NAME, json!({"image": "agent:2"})).await?;
+    until_while_served(world, NAME, 3, "it is ready", async || ready(world).await).await?;
+    let replaced = world.agents(NAME).await?;
+    ensure!(replaced.len() == 3 && replaced.iter().all(|(node, uid)| agents.get(node) != Some(uid)));
+    ensure!(
+        sets.get_opt(&standby).await?.is_none(),
+        "who stood in is still there"
+    );
+
+    // Taken back.
+    world.change(NAME, json!({"image": "agent:broken"})).await?;
+    let stand_ins = until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
+    let owners = stand_ins.owner_references();
+    ensure!(
+        owners.len() == 1 && Some(&owners[0].uid) == created.metadata.uid.as_ref(),
+        "{owners:?}"
+    );
+    world.change(NAME, json!({"image": "agent:2"})).await?;
+    until_while_served(world, NAME, 3, "they go", async || gone(&sets).await).await?;
+    until_while_served(world, NAME, 3, "it is ready", async || ready(world).await).await?;
+    ensure!(
+        world.agents(NAME).await? == replaced,
+        "agents were replaced for nothing"
+    );
+
+    // The operator ends at each step; a node joins; who stands in is deleted; another spec comes.
+    world.change(NAME, json!({"image": "agent:3"})).await?;
+    until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
+    restart(world).await?;
+    let agents_pod = async || {
+        let spec = sets.get(&owned(NAME)).await?.spec;
+        spec.and_then(|spec| spec.template.spec).context("no pod")
+    };
+    let template_is = async |image: &str| {
+        let spec = agents_pod().await?;
+        Ok((spec.containers[0].image.as_deref() == Some(image)).then_some(()))
+    };
+    until_while_served(world, NAME, 3, "agents are replaced", async || {
+        template_is("agent:3").await
+    })
+    .await?;
+    restart(world).await?;
+    world.change(NAME, json!({"image": "agent:4"})).await?;
+    until_while_served(world, NAME, 3, "another spec is", async || {
+        template_is("agent:4").await
+    })
+    .await?;
+    until_while_served(world, NAME, 3, "it is ready", async || ready(world).await).await?;
+    world.change(NAME, json!({"image": "agent:broken"})).await?;
+    until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
+    sets.delete(&standby, &DeleteParams::background()).await?;
+    let node =
+        json!({"metadata": {"name": "relay-4", "labels": {"kubernetes.io/os": "linux", "pool": NAME}}});
+    let nodes = Api::<Node>::all(world.admin());
+    nodes
+        .create(&PostParams::default(), &serde_json::from_value(node)?)
+        .await?;
+    until_while_served(world, NAME, 3, "others come again", async || {
+        let stand_ins = sets.get_opt(&standby).await?;
+        let status = stand_ins.and_then(|set| set.status).unwrap_or_default();
+        Ok((status.desired_number_scheduled == 4).then_some(()))
+    })
+    .await?;
+    until("the node that joined is served", async || {
+        Ok((served(world, NAME).await?.len() == 4).then_some(()))
+    })
+    .await?;
+    world.change(NAME, json!({"image": "agent:5"})).await?;
+    until_while_served(world, NAME, 4, "it is ready", async || ready(world).await).await?;
+
+    // Who asks for a gap, or deletes agents, waits for nobody.
+    let strategy = json!({"image": "agent:6", "updateStrategy": {"maxUnavailable": "100%"}});
+    world.change(NAME, strategy).await?;
+    until("it is ready", async || {
+        ensure!(sets.get_opt(&standby).await?.is_none(), "somebody stands in");
+        ready(world).await
+    })
+    .await?;
+
+    // A port of the node's is given back.
+    let host_port = async |network: bool| {
+        let spec = agents_pod().await?;
+        let ports = spec.containers[0].ports.clone().unwrap_or_default();
+        let is_so = spec.host_network.unwrap_or_default() == network && ports.len() == 1;
+        Ok(is_so.then(|| ports[0].host_port.unwrap_or_default()))
+    };
+    world
+        .change(NAME, json!({"hostId": "Hostname", "metrics": {"port": 9464}}))
+        .await?;
+    let port = until("the agents are in the node's network", async || {
+        host_port(true).await
+    })
+    .await?;
+    ensure!(port == 9464, "they have port {port}");
+    world.change(NAME, json!({"hostId": null})).await?;
+    let port = until("they are not", async || host_port(false).await).await?;
+    ensure!(port == 0, "they keep port {port}");
+    world.delete(NAME).await?;
+    Ok(())
+}
+
+/// Ends the operator, and starts it anew.
+async fn restart(world: &mut World) -> Result<()> {
+    if let Some(operator) = world.operator.take() {
+        operator.stop().await?;
+    }
+    world.operator = Some(Operator::start(&world.cluster, &world.operator_kubeconfig)?);
+    world.operator()?.wait_until_ready().await
 }
 
 async fn what_others_change_or_delete_is_repaired(world: &mut World) -> Result<()> {
@@ -976,26 +1306,15 @@ async fn a_deleted_resource_leaves_nothing(world: &mut World) -> Result<()> {
     let uid = world.resources().get("first").await?.uid().context("no uid")?;
     let start = Instant::now();
     world.delete("first").await?;
-    let (daemon_sets, maps) = (world.daemon_sets(), world.config_maps());
-    let accounts = Api::<ServiceAccount>::namespaced(world.admin(), NAMESPACE);
-    let bindings = Api::<ClusterRoleBinding>::all(world.admin());
-    let name = owned("first");
-    until("everything of it is gone", async || {
-        let gone = daemon_sets.get_opt(&name).await?.is_none()
-            && maps.get_opt(&name).await?.is_none()
-            && accounts.get_opt(&name).await?.is_none()
-            && bindings.get_opt(&name).await?.is_none()
-            && world.agents("first").await?.is_empty();
-        Ok(gone.then_some(()))
-    })
-    .await?;
+    world.wait_until_gone("first").await?;
     println!("gone after {:.1} s", start.elapsed().as_secs_f64());
 
     // Under the same name it is a new one.
     world.create("first", spec("first")).await?;
     world.wait_for("first", "Ready=True/AgentsReady").await?;
-    let owners = daemon_sets
-        .get(&name)
+    let owners = world
+        .daemon_sets()
+        .get(&owned("first"))
         .await?
         .metadata
         .owner_references

@@ -134,7 +134,10 @@ impl ApiServer {
         let metadata = &mut object["metadata"];
         metadata["name"] = json!(name);
         metadata["resourceVersion"] = json!(version.to_string());
-        metadata["uid"] = json!(format!("uid-of-{name}"));
+        metadata["uid"] = before.map_or_else(
+            || json!(format!("uid-{version}")),
+            |before| before["metadata"]["uid"].clone(),
+        );
         if metadata["creationTimestamp"].is_null() {
             metadata["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
@@ -157,6 +160,20 @@ impl ApiServer {
             collection.to_owned(),
             json!({"type": "DELETED", "object": object}),
         ));
+    }
+
+    /// Deletes what is of the uid that `options` name.
+    fn delete_if(&self, path: &str, options: &Value) -> Response {
+        match self.get(path) {
+            None => failure(404, "NotFound", 0),
+            Some(object) if options["preconditions"]["uid"] != object["metadata"]["uid"] => {
+                failure(409, "Conflict", 0)
+            }
+            Some(object) => {
+                self.delete(path);
+                json_of(&object)
+            }
+        }
     }
 
     fn fault(&self, method: &Method, path: &str) -> Option<Fault> {
@@ -219,8 +236,11 @@ impl ApiServer {
         }
     }
 
-    fn patch(&self, path: &str, body: &Bytes) -> Response {
+    fn patch(&self, path: &str, body: &Bytes, dry_run: bool) -> Response {
         let wanted: Value = serde_json::from_slice(body).unwrap();
+        if dry_run {
+            return json_of(&wanted);
+        }
         if let Some(path) = path.strip_suffix("/status") {
             let Some(mut object) = self.get(path) else {
                 return failure(404, "NotFound", 0);
@@ -231,6 +251,9 @@ impl ApiServer {
             object["status"] = wanted["status"].clone();
             return json_of(&self.put(path, object));
         }
+        let mut wanted = wanted;
+        // Only its controller writes it.
+        wanted["status"] = self.get(path).unwrap_or_default()["status"].clone();
         json_of(&self.put(path, wanted))
     }
 }
@@ -240,8 +263,9 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
     let path = parts.uri.path().to_owned();
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let dry_run = query.contains("dryRun=All");
     server.content().requests += 1;
-    if parts.method != Method::GET {
+    if parts.method != Method::GET && !dry_run {
         server.content().writes.push(format!("{} {path}", parts.method));
     }
     match server.fault(&parts.method, &format!("{path}?{query}")) {
@@ -273,7 +297,8 @@ async fn answer(State(server): State<ApiServer>, request: Request) -> Response {
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
             server.replace(&format!("{path}/{name}"), object)
         }
-        Method::PATCH => server.patch(&path, &body),
+        Method::PATCH => server.patch(&path, &body, dry_run),
+        Method::DELETE => server.delete_if(&path, &serde_json::from_slice(&body).unwrap()),
         // Events.
         Method::POST => (
             StatusCode::CREATED,

@@ -22,6 +22,7 @@ use crate::api_server::{ApiServer, Fault};
 
 const RESOURCES: &str = "/apis/scope-http-statistics.dev/v1alpha1/httpstatistics";
 const DAEMON_SET: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-agent-default";
+const STANDBY: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-standby-default";
 const CONFIG_MAP: &str = "/api/v1/namespaces/monitoring/configmaps/scope-http-statistics-agent-default";
 
 struct Controller {
@@ -210,7 +211,10 @@ async fn a_status_that_cannot_be_written_is_written_later() {
     api.plan(Method::POST, "/events", Fault::Status(500, "InternalError", 0), 1);
     let controller = Controller::start(&api).await;
     controller.condition("Progressing", "RollingOut").await;
-    assert_eq!(api.left(), 0);
+    // The Event comes after it.
+    controller
+        .until("both have failed", |api| (api.left() == 0).then_some(()))
+        .await;
     controller.stop().await;
 }
 
@@ -359,6 +363,128 @@ async fn the_api_servers_version_decides_how_agents_are_replaced_also_when_it_be
     assert_eq!(api.writes(), before);
     assert_eq!(api.get(DAEMON_SET).unwrap(), template);
     controller.stop().await;
+}
+
+/// What Kubernetes does with the `DaemonSet` at `path`: one pod, of its template, that is ready.
+fn run(api: &ApiServer, path: &str, pod: &str) {
+    let mut set = api.get(path).unwrap();
+    let ready = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "labels": set["spec"]["template"]["metadata"]["labels"],
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "name": set["metadata"]["name"],
+                "uid": set["metadata"]["uid"], "controller": true,
+            }],
+        },
+        "spec": {"nodeName": "n"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    api.put(pod, ready);
+    set["status"] = json!({
+        "observedGeneration": set["metadata"]["generation"], "desiredNumberScheduled": 1, "currentNumberScheduled": 1,
+        "updatedNumberScheduled": 1, "numberReady": 1, "numberMisscheduled": 0,
+    });
+    api.put(path, set);
+}
+
+#[tokio::test]
+async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_meanwhile() {
+    const OLD: &str = "/api/v1/namespaces/monitoring/pods/old";
+    const NEW: &str = "/api/v1/namespaces/monitoring/pods/new";
+    const BESIDE: &str = "/api/v1/namespaces/monitoring/pods/beside";
+    let image = |path: &'static str| {
+        move |api: &ApiServer| {
+            let set = api.get(path)?;
+            Some(set["spec"]["template"]["spec"]["containers"][0]["image"].clone())
+        }
+    };
+    let is = |path: &'static str, expected: &'static str| {
+        move |api: &ApiServer| (image(path)(api)? == expected).then_some(())
+    };
+    let api = with_a_resource();
+    let controller = Controller::start(&api).await;
+    controller
+        .until("there are agents", is(DAEMON_SET, "agent:1"))
+        .await;
+    run(&api, DAEMON_SET, OLD);
+    controller.condition("Progressing", "RolledOut").await;
+
+    let fault = Fault::Status(500, "InternalError", 0);
+    api.plan(Method::PATCH, "dryRun=All", fault, 1);
+    let fault = Fault::Status(403, "Forbidden", 0);
+    api.plan(
+        Method::PATCH,
+        "/daemonsets/scope-http-statistics-standby-default",
+        fault,
+        1,
+    );
+    add(&api, "default", &json!({"image": "agent:2"}));
+    controller
+        .until("another one comes", is(STANDBY, "agent:2"))
+        .await;
+    assert_eq!(api.left(), 0);
+    let told = controller.condition("Progressing", "RollingOut").await;
+    assert!(told.contains("about to start beside the old ones"), "{told}");
+    assert_eq!(image(DAEMON_SET)(&api).unwrap(), "agent:1");
+
+    run(&api, STANDBY, BESIDE);
+    controller
+        .until("the agents are replaced", is(DAEMON_SET, "agent:2"))
+        .await;
+    api.delete(OLD);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(api.get(STANDBY).is_some(), "nobody stands in");
+    api.plan(Method::DELETE, "/daemonsets/", fault, 1);
+    run(&api, DAEMON_SET, NEW);
+    let told = controller.condition("Degraded", "ApplyFailed").await;
+    let expected = "failed to delete DaemonSet scope-http-statistics-standby-default: the server says Forbidden: give the operator \
+                    the roles of its installation";
+    assert_eq!(told, expected);
+    let gone = |api: &ApiServer| api.get(STANDBY).is_none().then_some(());
+    controller.until("who stood in is let go", gone).await;
+    let told = controller.condition("Progressing", "RollingOut").await;
+    assert!(told.contains("those that stood in are leaving"), "{told}");
+    api.delete(BESIDE);
+    controller.condition("Progressing", "RolledOut").await;
+
+    // What others change is put back at once.
+    let before = api.writes().len();
+    let mut set = api.get(DAEMON_SET).unwrap();
+    set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil:1");
+    api.put(DAEMON_SET, set);
+    controller
+        .until("it is repaired", is(DAEMON_SET, "agent:2"))
+        .await;
+    run(&api, DAEMON_SET, NEW);
+    controller.condition("Progressing", "RolledOut").await;
+    let standby = |writes: &[String]| writes.iter().filter(|write| write.contains("standby")).count();
+    assert_eq!(standby(&api.writes()[before..]), 0, "{:?}", api.writes());
+    controller.stop().await;
+
+    // One that does not know what it wrote finds nothing to replace, unless it cannot tell.
+    for (fault, expected) in [(None, 0), (Some(Fault::Status(400, "BadRequest", 0)), 2)] {
+        let before = api.writes().len();
+        if let Some(fault) = fault {
+            api.plan(Method::PATCH, "dryRun=All", fault, 1);
+        }
+        let controller = Controller::start(&api).await;
+        if fault.is_some() {
+            controller
+                .until("another one comes", is(STANDBY, "agent:2"))
+                .await;
+            run(&api, STANDBY, BESIDE);
+        }
+        let written = |api: &ApiServer| {
+            let writes = api.writes();
+            let of_agents = |write: &String| write.contains("daemonsets/scope-http-statistics-agent-default");
+            writes[before..].iter().any(of_agents).then_some(())
+        };
+        controller.until("it is written once more", written).await;
+        controller.until("nobody stands in", gone).await;
+        assert_eq!(standby(&api.writes()[before..]), expected, "{:?}", api.writes());
+        controller.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Bodies are skipped, not searched: rows 10 and 11.
 
 use super::conversation::{
-    Call::{Receives, Sends},
+    Call::{Receives, Sends, SendsPages, SendsPieces},
+    Conversation,
+    Piece::Bytes,
     WORK, assert_counted, assert_counted_however_cut, counted,
 };
 
@@ -253,4 +255,72 @@ fn many_small_chunks_in_one_call_are_followed() {
         &calls,
         &counted(2, &[200, 404]),
     );
+}
+
+const OK_CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+const OK_LENGTH: &str = "HTTP/1.1 200 OK\r\nContent-Length:";
+
+/// Checks that a head, cut anywhere, is followed by a body of `size` bytes, and that by `end`.
+#[track_caller]
+fn assert_size(head: &str, size: u64, end: &[u8]) {
+    for at in 0..head.len() {
+        let (first, second) = head.as_bytes().split_at(at);
+        let mut conversation = Conversation::opened();
+        conversation.calls(&[
+            Receives(GET),
+            SendsPieces(&[Bytes(first), Bytes(second)]),
+            SendsPages(size),
+            Sends(end),
+            Receives(GET),
+            Sends(NOT_FOUND),
+        ]);
+        assert_eq!(
+            conversation.counted,
+            counted(2, &[200, 404]),
+            "{head}, cut at {at}"
+        );
+    }
+}
+
+#[test]
+fn sizes_of_any_width_are_read_wherever_they_are_cut() {
+    let decimal = [7, 90, 123, 4567, 89_012, 345_678, 9_012_345];
+    let hexadecimal = [0xf, 0xbc, 0xdef, 0xa1b2, 0xc_3d4e, 0xf5_a6b7, 0xc8d_9e0f];
+    for size in decimal.into_iter().chain(hexadecimal) {
+        for width in 0..10 {
+            assert_size(&format!("{OK_LENGTH} {size:0width$}\r\n\r\n"), size, b"");
+            for line in [
+                format!("{size:0width$x}\r\n"),
+                format!("{size:0width$X}\r\n"),
+                format!("{size:0width$X};a\r\n"),
+            ] {
+                // A line feed alone: of CRLF a chunk that is one too long would take the CR, and nobody would notice.
+                assert_size(&format!("{OK_CHUNKED}{line}"), size, b"\n00\r\n\r\n");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_size_with_any_byte_in_it_is_read_as_it_is_byte_by_byte() {
+    for (head, line) in [
+        (OK_LENGTH, " 12345\r\n"),
+        (OK_LENGTH, " 12,  12\r\n"),
+        (OK_CHUNKED, "1a2F5\r\n"),
+    ] {
+        for at in 0..line.len() {
+            for byte in 0..=u8::MAX {
+                let mut response = [head, line, "\r\n"].concat().into_bytes();
+                response[head.len() + at] = byte;
+                let found = |segment| {
+                    let mut conversation = Conversation::opened();
+                    conversation.call(Receives(GET));
+                    conversation.call_in_segments(Sends(&response), segment);
+                    conversation.calls(&[SendsPages(0x1_a2f5), Receives(GET), Sends(NOT_FOUND)]);
+                    conversation.counted
+                };
+                assert_eq!(found(usize::MAX), found(1), "{}", response.escape_ascii());
+            }
+        }
+    }
 }

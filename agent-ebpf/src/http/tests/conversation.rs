@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     abi::{Loss, REQUESTS},
-    http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_unseen},
+    http::{Connection, Direction, Event, FOUND, STEPS, Source, WINDOW, Window, advance, advance_unseen},
 };
 
 /// What one socket call moved, as the process under test sees it.
@@ -159,12 +159,17 @@ impl Conversation {
             pieces,
             next: 0,
             offset: 0,
+            found: 0,
             counted: &mut self.counted,
         };
         self.connection.begin_call(direction);
         self.window.clear();
-        let is_done =
-            (0..RUNS).any(|_| advance(&mut self.connection, direction, &mut self.window, &mut bytes));
+        let is_done = (0..RUNS).any(|_| {
+            bytes.found = 0;
+            let is_done = advance(&mut self.connection, direction, &mut self.window, &mut bytes);
+            assert!(bytes.found <= FOUND, "{} codes in one run", bytes.found);
+            is_done
+        });
         if !is_done {
             let left = bytes.left() + u64::from(self.window.left());
             let event = advance_unseen(&mut self.connection, direction, left, Loss::GaveUp);
@@ -195,6 +200,8 @@ struct Bytes<'a> {
     next: usize,
     /// Bytes of the next piece that are gone.
     offset: u64,
+    /// Codes reported in one run.
+    found: usize,
     counted: &'a mut Counted,
 }
 
@@ -254,6 +261,7 @@ impl Source for Bytes<'_> {
     }
 
     fn found(&mut self, event: Event) {
+        self.found += usize::from(event.code().is_some()) + usize::from(event.is_answered());
         self.counted.found(event);
     }
 }
@@ -277,7 +285,7 @@ const RUNS: usize = 32;
 pub(super) const WORK: usize = STEPS as usize * RUNS;
 
 /// Sizes that calls and segments are cut to: where words, line ends and windows are split.
-const CUTS: [usize; 12] = [1, 2, 3, 4, 5, 7, 8, 10, 13, 64, WINDOW - 1, WINDOW + 1];
+const CUTS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 10, 12, 13, 64, WINDOW - 1, WINDOW + 1];
 
 /// Cut smaller than this, a call would be more work than is done for one call.
 const MAX_SEGMENTS: usize = WORK / 4;

@@ -367,6 +367,24 @@ fn counting_goes_on_after_a_call_that_was_too_much() {
 }
 
 #[test]
+fn all_that_one_run_may_find_is_reported() {
+    let mut conversation = Conversation::opened();
+    let answers = b"HTTP/1.1 204\r\n\r\n".repeat(40);
+    conversation.calls(&[Receives(GET), Sends(OK), ReceivesPages(40), Sends(&answers)]);
+    assert_eq!(conversation.counted.requests, 41);
+    assert_eq!(conversation.counted.responses.len(), 41);
+}
+
+#[test]
+fn more_than_a_hundred_requests_fit_into_one_call() {
+    let post = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".repeat(2000);
+    let mut conversation = Conversation::opened();
+    conversation.call(Receives(&post));
+    let found = conversation.counted.requests;
+    assert!(found >= 150, "{found}");
+}
+
+#[test]
 fn responses_of_a_call_that_was_too_much_are_counted_or_lost() {
     let small_chunks = [
         &OK_CHUNKED[..OK_CHUNKED.len() - 5],

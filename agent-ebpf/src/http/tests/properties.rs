@@ -176,7 +176,11 @@ impl Script {
             // A request without a body need not say so; a response must.
             Body::None if direction == Direction::Received => String::new(),
             Body::None => format!("Content-Length: 0{end}"),
-            Body::Length(content) => format!("content-length:{}{end}", content.len()),
+            // With a blank as most write it, and without.
+            Body::Length(content) => {
+                let blank = if content.len() % 3 > 0 { " " } else { "" };
+                format!("content-length:{blank}{}{end}", content.len())
+            }
             Body::Chunked(..) => format!("Content-Length: 7{end}Transfer-Encoding: gzip, Chunked{end}"),
         };
         self.push(direction, format!("{head}{framing}{end}").into_bytes(), false);
