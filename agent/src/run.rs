@@ -245,4 +245,11 @@ fn log_start(settings: &Settings, probes: &Probes) {
         metrics_address = settings.live.metrics_address.map(tracing::field::display),
         "counting HTTP requests"
     );
+    if let Some(reason) = probes.few_return_probes() {
+        info!(
+            reason,
+            "few return probes are ready: where many threads use unix sockets at once, some calls may be missed, and are \
+             counted as program_missed"
+        );
+    }
 }

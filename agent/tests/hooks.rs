@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::io::{self, Write as _};
 use std::process;
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +29,36 @@ fn for_each_hook(test: impl Fn(&str)) {
     support::for_each_hook(test);
 }
 
+/// The kernel's list of probes that were made by name, as those on returns are (hook `kprobe`).
+const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
+
+/// Where agents' names begin in it.
+const AGENTS: &str = "scope_http_statistics/";
+
+/// Puts one into that list as an agent leaves it that is killed.
+fn leave_a_probe_behind() {
+    let mut list = fs::OpenOptions::new().append(true).open(PROBES).expect("tracefs");
+    let probe = format!("r:{AGENTS}left_by_{} unix_stream_sendmsg\n", process::id());
+    list.write_all(probe.as_bytes()).expect("a probe");
+}
+
+/// The probes of that list that are agents', as `rREADY FUNCTION`.
+fn return_probes() -> BTreeSet<String> {
+    let list = fs::read_to_string(PROBES).unwrap_or_default();
+    let of_agents = list.lines().filter_map(|line| line.split_once(AGENTS));
+    of_agents
+        .map(|(kind, named)| {
+            let function = named.split_whitespace().nth(1).unwrap_or_default();
+            format!("{} {function}", kind.trim_end_matches(':'))
+        })
+        .collect()
+}
+
 fn totals_agree(hook: &str, connections: usize, requests: usize) {
+    let is_kprobe = hook == "kprobe";
+    if is_kprobe {
+        leave_a_probe_behind();
+    }
     let agent = Agent::start(hook);
     let nginx = Nginx::start();
     let workers = nginx.workers();
@@ -59,8 +89,24 @@ fn totals_agree(hook: &str, connections: usize, requests: usize) {
         );
     }
 
+    // As many ready as calls may be under way; and what another agent left is gone.
+    let mut probes = return_probes();
+    probes.remove("r512 unix_stream_sendpage"); // until Linux 6.4
+    let expected = [
+        "unix_stream_read_actor",
+        "unix_stream_sendmsg",
+        "unix_stream_splice_actor",
+    ];
+    let expected = expected.map(|function| format!("r512 {function}"));
+    assert_eq!(
+        probes,
+        expected.into_iter().filter(|_| is_kprobe).collect(),
+        "{hook}"
+    );
+
     nginx.stop();
     agent.stop();
+    assert_eq!(return_probes(), BTreeSet::new(), "{hook}");
     let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
     // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
     let _ = writeln!(

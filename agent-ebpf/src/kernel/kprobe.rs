@@ -1,6 +1,6 @@
 //! Hook `kprobe`: the same functions as [`super::fexit`], for kernels without BPF trampolines.
 //!
-//! A `kretprobe` would be simpler and would lose calls: a kernel keeps a few dozen of them ready, and every thread
+//! A `kretprobe` would be simpler and would lose calls: a kernel keeps so many of them ready, and every thread
 //! that waits for data holds one. So for TCP a `kprobe` notes the call at its start, and one on `release_sock`, with
 //! which every call ends and begins to wait, takes stock: the socket's sequence numbers tell how far it got. Unix
 //! sockets have no such numbers. There `kretprobe`s are on functions that do not wait for data.

@@ -13,6 +13,7 @@ mod object;
 mod preflight;
 mod priority;
 mod probes;
+mod return_probes;
 mod settings;
 mod statistics;
 

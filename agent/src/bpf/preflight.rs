@@ -160,7 +160,7 @@ fn hook_checks() -> Vec<Check> {
     let found = Hook::ALL.map(|hook| {
         kernel
             .attach(hook)
-            .map(drop)
+            .map(|(_, returns)| returns.refused().map(str::to_owned))
             .map_err(|error| reason(hook, &error))
     });
     let best = found.iter().position(Result::is_ok);
@@ -169,8 +169,16 @@ fn hook_checks() -> Vec<Check> {
         .zip(found)
         .enumerate()
         .map(|(index, (hook, result))| match result {
-            Ok(()) if Some(index) == best => check(&name(hook), CheckState::Ok, "usable; auto takes it"),
-            Ok(()) => check(&name(hook), CheckState::Ok, "usable"),
+            Ok(few_return_probes) => {
+                let taken = if Some(index) == best { "; auto takes it" } else { "" };
+                let few = few_return_probes.map_or_else(String::new, |why| {
+                    format!(
+                        "; few return probes are ready ({why}), so calls of many threads on unix sockets may be missed"
+                    )
+                });
+                let detail = format!("usable{taken}{few}");
+                check(&name(hook), CheckState::Ok, detail)
+            }
             Err(why) if best.is_some() => {
                 check(&name(hook), CheckState::Warning, format!("not usable: {why}"))
             }

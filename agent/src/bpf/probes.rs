@@ -6,7 +6,7 @@ use agent_ebpf::abi::{READERS, Setting, entrances, globals, maps};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapData, MapError, ProgramArray},
-    programs::{Program, ProgramError},
+    programs::{ProbeKind, Program, ProgramError},
     util::nr_cpus,
 };
 use thiserror::Error;
@@ -18,6 +18,7 @@ use super::{
     object::OBJECT,
     preflight,
     priority::RealTime,
+    return_probes::ReturnProbes,
     settings::{Settings, SettingsError, is_preemptible, settings, syscalls},
     statistics::{self, ProgramStatistics},
 };
@@ -127,7 +128,9 @@ pub struct Probes {
     hook: Hook,
     rejected: Vec<(Hook, String)>,
     is_preemptible: bool,
+    // First, so that no call begins whose return no program is there to see.
     ebpf: Ebpf,
+    returns: ReturnProbes,
     /// The programs whose being left out loses calls.
     watched: Vec<&'static str>,
 }
@@ -147,7 +150,7 @@ impl Probes {
         let mut rejected = Vec::new();
         for hook in hooks {
             match kernel.attach(*hook) {
-                Ok(ebpf) => {
+                Ok((ebpf, returns)) => {
                     let watched = kernel.watched(*hook);
                     let is_preemptible = kernel.is_preemptible;
                     drop(kernel);
@@ -157,6 +160,7 @@ impl Probes {
                         rejected,
                         is_preemptible,
                         ebpf,
+                        returns,
                         watched,
                     });
                 }
@@ -197,6 +201,13 @@ impl Probes {
     #[must_use]
     pub fn is_preemptible(&self) -> bool {
         self.is_preemptible
+    }
+
+    /// Why the kernel keeps fewer return probes ready than calls may be under way, if the hook has such probes and that
+    /// is so: then some of many threads' calls on unix sockets are missed.
+    #[must_use]
+    pub fn few_return_probes(&self) -> Option<&str> {
+        self.returns.refused()
     }
 
     /// Reads all counters: how often each thing happened since the programs were attached.
@@ -377,7 +388,11 @@ impl Kernel {
     }
 
     /// Loads and attaches all programs of one hook.
-    pub(super) fn attach(&self, hook: Hook) -> Result<Ebpf, AttachError> {
+    pub(super) fn attach(&self, hook: Hook) -> Result<(Ebpf, ReturnProbes), AttachError> {
+        let mut returns = match hook {
+            Hook::Kprobe => ReturnProbes::open(),
+            Hook::Fentry | Hook::Tracepoint => ReturnProbes::default(),
+        };
         let mut ebpf = self.load(hook)?;
         let btf = kernel_btf(hook)?;
         let (ends, calls): (Vec<_>, Vec<_>) = self
@@ -397,14 +412,8 @@ impl Kernel {
             }
             for Attachment { program, to, .. } in group.into_iter().filter(|attachment| !attachment.is_called)
             {
-                let attached = match program_mut(&mut ebpf, program)? {
-                    Program::FExit(program) => program.attach().map(drop),
-                    Program::FEntry(program) => program.attach().map(drop),
-                    Program::KProbe(program) => program.attach(to, 0).map(drop),
-                    Program::RawTracePoint(program) => program.attach(to).map(drop),
-                    _ => Err(ProgramError::UnexpectedProgramType),
-                };
-                attached.map_err(|error| AttachError::Program { program, error })?;
+                attach_program(program_mut(&mut ebpf, program)?, to, &mut returns)
+                    .map_err(|error| AttachError::Program { program, error })?;
             }
         }
         // Only now: a socket made before may have moved bytes that no program saw.
@@ -414,7 +423,7 @@ impl Kernel {
                 .ok_or(AttachError::NoMap(maps::FIRST_INODE))?;
             Array::try_from(map)?.set(0, first, 0)?;
         }
-        Ok(ebpf)
+        Ok((ebpf, returns))
     }
 
     /// The programs of a hook whose being left out loses calls for good: not entrances, and not those for TCP alone,
@@ -649,6 +658,22 @@ fn load_program(
     loaded.map_err(|error| AttachError::Program { program, error })
 }
 
+fn attach_program(program: &mut Program, to: &str, returns: &mut ReturnProbes) -> Result<(), ProgramError> {
+    match program {
+        Program::FExit(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::KProbe(program) => {
+            let is_return = matches!(program.kind(), ProbeKind::Return);
+            if is_return && returns.attach(program.fd()?.as_fd(), to) {
+                return Ok(());
+            }
+            program.attach(to, 0).map(drop)
+        }
+        Program::RawTracePoint(program) => program.attach(to).map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
 /// Program arrays and indices in which programs are looked for by those that call them (`bpf_tail_call`): mostly
 /// themselves, to go on.
 fn callable_at(program: &str) -> &'static [(&'static str, u32)] {
@@ -681,6 +706,18 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, program: &'static str) -> Result<&'a mut 
 
 /// What an error means for the person who wants the hook: one line.
 pub(super) fn reason(hook: Hook, error: &AttachError) -> String {
+    if let AttachError::Program {
+        error: ProgramError::SyscallError(error),
+        ..
+    } = error
+        && error.call == "perf_event_open"
+        && error.io_error.raw_os_error() == Some(libc::EACCES)
+    {
+        // Debian's and Ubuntu's kernels know levels above 2, and Debian's begin with 3.
+        return "perf events are not permitted (kernel.perf_event_paranoid is above 2, and the agent lacks \
+                CAP_SYS_ADMIN)"
+            .to_owned();
+    }
     match (hook, os_error(error)) {
         (Hook::Fentry, Some(libc::EPERM)) => {
             "the kernel refuses BPF trampolines (it is locked down, or the agent lacks CAP_PERFMON)"
