@@ -35,6 +35,8 @@ pub(crate) enum Receive {
     Poll,
     /// `recv` with `MSG_WAITALL`.
     WaitAll,
+    /// `recv` when all is there: not in pieces, as the other ways on TCP if the sender is slower.
+    Whole,
     /// `recv` with `MSG_TRUNC`, which throws the bytes away on TCP.
     Discard,
     /// `splice` into a pipe.
@@ -308,6 +310,20 @@ impl Receive {
                 result
             }
             Self::WaitAll => recv(len, libc::MSG_WAITALL),
+            Self::Whole => {
+                // Room for all, and for what the kernel keeps beside it.
+                let room = c_int::try_from(len).expect("short").saturating_mul(4);
+                assert!(set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room));
+                let mut there: c_int = 0;
+                while usize::try_from(there).expect("a count") < len {
+                    thread::sleep(Duration::from_millis(1));
+                    // SAFETY: the count outlives the call.
+                    check_int("ioctl", unsafe {
+                        libc::ioctl(fd, libc::FIONREAD, &raw mut there)
+                    });
+                }
+                recv(len, 0)
+            }
             Self::Discard => recv(len, libc::MSG_TRUNC),
             Self::Splice => {
                 let (output, input) = wide_pipe();

@@ -384,7 +384,7 @@ fn split() -> Vec<Case> {
             "a head of 600 KiB in one read",
             answered(vec![request(cookie(600 * 1024))]),
         )
-        .receiving(Receive::WaitAll)
+        .receiving(Receive::Whole)
         .except(
             "more in one call than the programs may do: gave_up",
             Mode::is_any,

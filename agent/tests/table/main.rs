@@ -42,6 +42,9 @@ use case::{Case, Counts, Mode, Play, Transport, Truth, Turn};
 use client::Client;
 use support::{Agent, for_each_hook};
 
+/// Time after which what has not been counted is missing.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// Set for the process that the servers are forked from.
 const SERVERS: &str = "ACCURACY_TABLE_SERVERS";
 
@@ -196,6 +199,8 @@ struct Table<'a> {
     /// Those that began before the agent, by case and transport, and how many turns they have done.
     begun: BTreeMap<(usize, usize), (Client, usize)>,
     seen: Vec<Seen>,
+    /// What the agent had lost at the end of the case before.
+    losses: BTreeMap<String, u64>,
     failures: Vec<String>,
 }
 
@@ -220,11 +225,13 @@ impl<'a> Table<'a> {
                 begun.insert((index, number), (client, at));
             }
         }
+        let agent = Agent::start(hook);
         Self {
             hook: hook.to_owned(),
             kernel: kernel(),
             cases,
-            agent: Agent::start(hook),
+            losses: agent.totals().loss_counts(),
+            agent,
             servers,
             begun,
             seen: Vec::new(),
@@ -288,7 +295,6 @@ impl<'a> Table<'a> {
 
     fn compare(&mut self, index: usize, number: usize, mode: &Mode) -> Result<&'static str, String> {
         let case = &self.cases[index];
-        let losses = self.agent.totals().loss_counts();
         let cgroup = case.exits.then(|| Cgroup::new(self.seen.len()));
         let (control, truth) = match &case.play {
             Play::Special { ask, .. } => {
@@ -313,7 +319,7 @@ impl<'a> Table<'a> {
             expected.without(code.parse().expect("a code"), *count);
         }
         let exception = case.exceptions.iter().find(|it| (it.holds)(mode));
-        let mut expected_losses = losses;
+        let mut expected_losses = self.losses.clone();
         if let Some(exception) = exception {
             (exception.counted)(&mut expected);
             for (loss, count) in exception.losses {
@@ -322,23 +328,36 @@ impl<'a> Table<'a> {
         }
 
         let pids: BTreeSet<u32> = truth.keys().copied().collect();
-        let totals = self.agent.totals();
-        let (requests, codes) = match &cgroup {
-            Some(cgroup) => totals.of_cgroup(&cgroup.path),
-            None => totals.of(&pids),
-        };
-        let counted = Counts { requests, codes };
-        let found_losses = totals.loss_counts();
-        let mut by_process = Truth::new();
-        if exception.is_none() && cgroup.is_none() && before == Counts::default() {
-            for (pid, truth) in &truth {
-                let (requests, codes) = totals.of(&BTreeSet::from([*pid]));
-                let counted = Counts { requests, codes };
+        let all_count = exception.is_none() && cgroup.is_none() && before == Counts::default();
+        let look = || {
+            let totals = self.agent.totals();
+            let counts = |(requests, codes)| Counts { requests, codes };
+            let counted = match &cgroup {
+                Some(cgroup) => counts(totals.of_cgroup(&cgroup.path)),
+                None => counts(totals.of(&pids)),
+            };
+            let mut by_process = Truth::new();
+            for (pid, truth) in truth.iter().filter(|_| all_count) {
+                let counted = counts(totals.of(&BTreeSet::from([*pid])));
                 if counted != *truth {
                     by_process.insert(*pid, counted);
                 }
             }
-        }
+            let found_losses = totals.loss_counts();
+            let agrees = counted == expected && found_losses == expected_losses && by_process.is_empty();
+            (agrees, counted, found_losses, by_process)
+        };
+        // What the end of a connection tells comes when the kernel has its last segment, which may be after the case.
+        let deadline = Instant::now() + SETTLED;
+        let (agrees, counted, found_losses, by_process) = loop {
+            let seen = look();
+            if seen.0 || Instant::now() > deadline {
+                break seen;
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        // What comes later still is the next case's fault.
+        self.losses.clone_from(&found_losses);
         self.seen.push(Seen {
             name: case.name.clone(),
             pids,
@@ -346,7 +365,7 @@ impl<'a> Table<'a> {
             counted: counted.clone(),
             _control: control,
         });
-        if counted != expected || found_losses != expected_losses || !by_process.is_empty() {
+        if !agrees {
             let reason = exception.map_or(String::new(), |it| format!(" (as documented: {})", it.reason));
             let mut difference = format!(
                 "expected{reason} {expected:?}, counted {counted:?}, losses {:?}",
