@@ -356,7 +356,7 @@ impl<'a> Table<'a> {
             }
             thread::sleep(Duration::from_millis(50));
         };
-        // What comes later still is the next case's fault.
+        // What comes later still shows with the next case, which expects it not.
         self.losses.clone_from(&found_losses);
         self.seen.push(Seen {
             name: case.name.clone(),
