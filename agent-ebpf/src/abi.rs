@@ -157,6 +157,10 @@ pub enum Setting {
     SockSocket,
     /// `sock.sk_shutdown`, one byte.
     SockShutdown,
+    /// `sock.sk_lock.slock`, of which four bytes are looked at.
+    SockLock,
+    /// `sock.sk_lock.owned`, four bytes.
+    SockLockOwned,
     /// `tcp_sock.copied_seq`, four bytes.
     TcpCopiedSeq,
     /// `tcp_sock.write_seq`, four bytes.

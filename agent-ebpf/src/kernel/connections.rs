@@ -98,12 +98,7 @@ fn open(
             Direction::Received => received = received.wrapping_sub(transferred),
             Direction::Sent => sent = sent.wrapping_sub(transferred),
         }
-        // In this order: what arrives between the two makes the difference negative, not a connection look old.
-        let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
-        let next: u32 = field(sock, Setting::TcpRcvNxt)?;
-        // Bytes the process had received before this call; a FIN, if this call took it, counts as one.
-        let before = in_all.wrapping_sub(next.wrapping_sub(received)) as i32;
-        let from_start = before <= 1;
+        let from_start = is_from_start(sock, identity, received)?;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {
             // Nothing is known of what was received before, or of how much this call receives. If it was seen, the
@@ -132,6 +127,38 @@ fn open(
     };
     remember(sock, &connection)?;
     seen(sock)
+}
+
+/// True if a TCP socket's process had received nothing before the sequence number `received`.
+#[inline(always)]
+fn is_from_start(sock: u64, identity: u32, received: u32) -> Option<bool> {
+    if received_before(sock, received)? <= 1 {
+        return Some(true);
+    }
+    // What is arriving at this moment looks like that, too: `tcp_queue_rcv` adds to the one number and then sets the other,
+    // and what the kernel does between the two may be interrupted. A new connection that has not been seen is more likely.
+    Some(
+        is_made_after_attaching(identity)
+            && ((are_all_remembered() && is_locked(sock)?) || received_before(sock, received)? <= 1),
+    )
+}
+
+/// Bytes that a TCP socket's process had received before the sequence number `received`. A FIN that it took counts as one.
+#[inline(always)]
+fn received_before(sock: u64, received: u32) -> Option<i32> {
+    // In this order: what arrives between the two makes the difference negative, not a connection look old.
+    let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
+    let next: u32 = field(sock, Setting::TcpRcvNxt)?;
+    Some(in_all.wrapping_sub(next.wrapping_sub(received)) as i32)
+}
+
+/// True while another CPU or task changes the socket (`lock_sock`, `bh_lock_sock`). A spinlock is 0 while nobody has it;
+/// that of a kernel with `PREEMPT_RT` does not tell.
+#[inline(always)]
+fn is_locked(sock: u64) -> Option<bool> {
+    let spinlock: u32 = field(sock, Setting::SockLock)?;
+    let owned: u32 = field(sock, Setting::SockLockOwned)?;
+    Some(spinlock != 0 || owned != 0)
 }
 
 #[inline(always)]

@@ -46,6 +46,8 @@ const FIELDS: &[(Setting, &str, &[&str])] = &[
     (Setting::SockType, "sock", &["sk_type"]),
     (Setting::SockSocket, "sock", &["sk_socket"]),
     (Setting::SockShutdown, "sock", &["sk_shutdown"]),
+    (Setting::SockLock, "sock", &["sk_lock.slock"]),
+    (Setting::SockLockOwned, "sock", &["sk_lock.owned"]),
     (Setting::TcpCopiedSeq, "tcp_sock", &["copied_seq"]),
     (Setting::TcpWriteSeq, "tcp_sock", &["write_seq"]),
     (Setting::TcpRcvNxt, "tcp_sock", &["rcv_nxt"]),
