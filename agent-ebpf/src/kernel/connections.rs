@@ -98,7 +98,7 @@ fn open(
             Direction::Received => received = received.wrapping_sub(transferred),
             Direction::Sent => sent = sent.wrapping_sub(transferred),
         }
-        let from_start = is_from_start(sock, identity, received)?;
+        let from_start = is_from_start(sock, identity, direction, received)?;
         let mut connection = Connection::new(identity, from_start);
         if !from_start && is_made_after_attaching(identity) {
             // Nothing is known of what was received before, or of how much this call receives. If it was seen, the
@@ -131,16 +131,18 @@ fn open(
 
 /// True if a TCP socket's process had received nothing before the sequence number `received`.
 #[inline(always)]
-fn is_from_start(sock: u64, identity: u32, received: u32) -> Option<bool> {
+fn is_from_start(sock: u64, identity: u32, direction: Direction, received: u32) -> Option<bool> {
     if received_before(sock, received)? <= 1 {
         return Some(true);
     }
-    // What is arriving at this moment looks like that, too: `tcp_queue_rcv` adds to the one number and then sets the other,
-    // and what the kernel does between the two may be interrupted. A new connection that has not been seen is more likely.
-    Some(
-        is_made_after_attaching(identity)
-            && ((are_all_remembered() && is_locked(sock)?) || received_before(sock, received)? <= 1),
-    )
+    if !is_made_after_attaching(identity) {
+        return Some(false);
+    }
+    // What is arriving at this moment looks like that, too: `tcp_rcv_nxt_update` adds to the one number and then sets the
+    // other, and what the kernel does between the two may take long. A new connection that has not been seen is more
+    // likely. Before a send it is not: sockets are locked for each acknowledgement.
+    let arriving = direction == Direction::Received && are_all_remembered() && is_locked(sock)?;
+    Some(arriving || received_before(sock, received)? <= 1)
 }
 
 /// Bytes that a TCP socket's process had received before the sequence number `received`. A FIN that it took counts as one.
@@ -152,8 +154,8 @@ fn received_before(sock: u64, received: u32) -> Option<i32> {
     Some(in_all.wrapping_sub(next.wrapping_sub(received)) as i32)
 }
 
-/// True while another CPU or task changes the socket (`lock_sock`, `bh_lock_sock`). A spinlock is 0 while nobody has it;
-/// that of a kernel with `PREEMPT_RT` does not tell.
+/// True while another CPU or task changes the socket (`lock_sock`, `bh_lock_sock`). On kernels for several CPUs a spinlock
+/// is 0 while nobody has it; that of a kernel with `PREEMPT_RT` does not tell.
 #[inline(always)]
 fn is_locked(sock: u64) -> Option<bool> {
     let spinlock: u32 = field(sock, Setting::SockLock)?;

@@ -22,6 +22,7 @@ mod framing;
 mod processes;
 mod server;
 mod shapes;
+mod slow_arrival;
 #[allow(dead_code, reason = "some of it is for the other tests")]
 #[path = "../support/mod.rs"]
 mod support;

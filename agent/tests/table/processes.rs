@@ -1,11 +1,8 @@
 //! Who is counted: the process that made the call. Rows 9, 16 and 17.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use super::calls::{self, Receive, write_all};
@@ -13,6 +10,7 @@ use super::case::{Case, dialogue, special};
 use super::client::Client;
 use super::framing::{GET, NOT_FOUND, OK, plain};
 use super::server::{self, RECEIVED, Server};
+use super::slow_arrival::SlowArrival;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = shared();
@@ -65,58 +63,6 @@ fn ask_hundreds(client: &mut Client, hundreds: usize) {
         ask_anew(client, 100);
         client.wait_for(RECEIVED);
     }
-}
-
-/// While it lives, a probe slows the kernel down where it has added what arrives to `tcp_sock.bytes_received`, and has not
-/// set `rcv_nxt` yet. Only Linux 6.7 and later with `CONFIG_TCP_AO` have a function there; elsewhere it does nothing.
-struct SlowArrival {
-    /// A buffer of its own, so that nobody else's tracing is changed.
-    instance: Option<PathBuf>,
-}
-
-impl SlowArrival {
-    const TRACEFS: &str = "/sys/kernel/tracing";
-    const FUNCTION: &str = "tcp_rcv_sne_update";
-
-    fn new() -> Self {
-        let tracefs = Path::new(Self::TRACEFS);
-        let functions = fs::read_to_string(tracefs.join("available_filter_functions"));
-        if !functions.is_ok_and(|it| it.lines().any(|it| it == Self::FUNCTION)) {
-            return Self { instance: None };
-        }
-        tell(
-            &tracefs.join("kprobe_events"),
-            &format!("p:accuracy_table/arrival {}", Self::FUNCTION),
-        );
-        let instance = tracefs.join(format!("instances/accuracy-{}", process::id()));
-        fs::create_dir(&instance).expect("a new instance");
-        tell(&instance.join("options/stacktrace"), "1");
-        tell(&instance.join("events/accuracy_table/arrival/enable"), "1");
-        Self {
-            instance: Some(instance),
-        }
-    }
-}
-
-impl Drop for SlowArrival {
-    fn drop(&mut self) {
-        if let Some(instance) = &self.instance {
-            tell(&instance.join("events/accuracy_table/arrival/enable"), "0");
-            fs::remove_dir(instance).expect("nobody else uses it");
-            tell(
-                &Path::new(Self::TRACEFS).join("kprobe_events"),
-                "-:accuracy_table/arrival",
-            );
-        }
-    }
-}
-
-fn tell(file: &Path, what: &str) {
-    OpenOptions::new()
-        .append(true)
-        .open(file)
-        .and_then(|mut it| it.write_all(what.as_bytes()))
-        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 fn shared() -> Vec<Case> {
@@ -320,8 +266,9 @@ fn short_lived() -> Vec<Case> {
             "requests that arrive just as their connections are first looked at",
             |server| serve_hundreds(server, 10),
             |client| {
-                let _slow = SlowArrival::new();
+                let slow = SlowArrival::where_possible();
                 ask_hundreds(client, 10);
+                assert!(slow.is_none_or(|slow| slow.has_happened()), "nothing was slowed down");
             },
         ),
         special(16, "a process that is killed with its connection open", |server| {
