@@ -132,7 +132,7 @@ fn open(
 /// True if a TCP socket's process had received nothing before the sequence number `received`.
 #[inline(always)]
 fn is_from_start(sock: u64, identity: u32, direction: Direction, received: u32) -> Option<bool> {
-    if received_before(sock, received)? <= 1 {
+    if received_before(sock, direction, received)? <= 1 {
         return Some(true);
     }
     if !is_made_after_attaching(identity) {
@@ -142,15 +142,26 @@ fn is_from_start(sock: u64, identity: u32, direction: Direction, received: u32) 
     // other, and what the kernel does between the two may take long. A new connection that has not been seen is more
     // likely. Before a send it is not: sockets are locked for each acknowledgement.
     let arriving = direction == Direction::Received && are_all_remembered() && is_locked(sock)?;
-    Some(arriving || received_before(sock, received)? <= 1)
+    Some(arriving || received_before(sock, direction, received)? <= 1)
 }
 
 /// Bytes that a TCP socket's process had received before the sequence number `received`. A FIN that it took counts as one.
+///
+/// What arrives between the two reads makes a connection that is first seen receiving look newer, never older. For one that
+/// is first seen sending it is the other way round: right after the answer to a request that was not seen comes the next
+/// one, mostly as long, which must not take that one's place.
 #[inline(always)]
-fn received_before(sock: u64, received: u32) -> Option<i32> {
-    // In this order: what arrives between the two makes the difference negative, not a connection look old.
-    let in_all: u32 = field(sock, Setting::TcpBytesReceived)?;
-    let next: u32 = field(sock, Setting::TcpRcvNxt)?;
+fn received_before(sock: u64, direction: Direction, received: u32) -> Option<i32> {
+    let (in_all, next): (u32, u32) = match direction {
+        Direction::Received => {
+            let in_all = field(sock, Setting::TcpBytesReceived)?;
+            (in_all, field(sock, Setting::TcpRcvNxt)?)
+        }
+        Direction::Sent => {
+            let next = field(sock, Setting::TcpRcvNxt)?;
+            (field(sock, Setting::TcpBytesReceived)?, next)
+        }
+    };
     Some(in_all.wrapping_sub(next.wrapping_sub(received)) as i32)
 }
 

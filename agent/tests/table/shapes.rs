@@ -1,10 +1,13 @@
 //! The same conversation by every system call that receives or sends: rows 6 to 8, and `io_uring` of row 9.
 
-use super::calls::{Receive, Ring, Send};
+use std::os::fd::AsRawFd;
+
+use super::calls::{Receive, Ring, Send, write_all};
 use super::case::{
-    ALL, BOTH, Case, Counts, Mode, Turn, dialogue, more, request, requests, response, responses,
+    ALL, BOTH, Case, Counts, Mode, Turn, dialogue, more, request, requests, response, responses, special,
 };
 use super::framing::{GET, NOT_FOUND, OK, all, and_plain};
+use super::server::RECEIVED;
 
 /// Longer than a socket's buffer.
 const LARGE: usize = 300_000;
@@ -62,6 +65,8 @@ const PAGES: &str = "sent from pages that cannot be read: a response without a c
 const NOT_AT_HAND: &str = "not at hand for this hook: responses without a code, unreadable_pages";
 const REQUESTS_NOT_AT_HAND: &str =
     "not at hand for this hook: requests are known by their answers, unreadable_pages";
+const KNOWN_BY_ANSWERS: &str =
+    "received into pages that cannot be read: requests are known by their answers, unreadable_pages";
 const UNSEEN: &str = "io_uring on unix sockets is not seen by this hook";
 const UNNOTICED: &str = "splice on unix sockets is not seen by this hook";
 
@@ -332,12 +337,36 @@ fn pages() -> Vec<Case> {
             ]),
         )
         .over(BOTH)
-        .except(
-            "received into pages that cannot be read: requests are known by their answers, unreadable_pages",
-            Mode::is_any,
-            all,
-            &[("unreadable_pages", 1)],
-        ),
+        .except(KNOWN_BY_ANSWERS, Mode::is_any, all, &[("unreadable_pages", 1)]),
+        // Each is first looked at when its answer is sent, which is just when the client sends the next request.
+        special(
+            8,
+            "50 connections: a request by splice, its answer, and another request at once",
+            |server| {
+                for _ in 0..50 {
+                    let socket = server.accept();
+                    for receive in [Receive::Splice, Receive::Read(4096)] {
+                        let asked = receive.exactly(socket.as_raw_fd(), GET.len());
+                        assert_eq!(asked, GET.as_bytes());
+                        server.request();
+                        write_all(socket.as_raw_fd(), OK.as_bytes());
+                        server.response(200);
+                    }
+                }
+                server.say(RECEIVED);
+            },
+            |client| {
+                for _ in 0..50 {
+                    for _ in 0..2 {
+                        client.send(GET.as_bytes());
+                        client.expect(OK.as_bytes());
+                    }
+                    client.expect_end();
+                }
+                client.wait_for(RECEIVED);
+            },
+        )
+        .except(KNOWN_BY_ANSWERS, Mode::is_any, all, &[("unreadable_pages", 50)]),
     ]
 }
 
