@@ -11,6 +11,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use operator::api::v1alpha1::HttpStatistics;
+use operator::controller::build::build;
+use operator::controller::claims::Remainder;
 use operator::controller::validate::validate;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -230,6 +232,70 @@ fn the_default_resources_agents_serve_metrics_unless_told_not_to() {
 }
 
 #[test]
+fn nobody_may_ask_for_metrics_of_agents_that_serve_none() {
+    let ingress = |values: &[&str]| {
+        let values = [&["--set", "networkPolicy.enabled=true"], values].concat();
+        let rendered = documents(&template("helm", &values).unwrap());
+        let policy = rendered
+            .iter()
+            .find(|document| {
+                document["kind"] == "NetworkPolicy"
+                    && document["metadata"]["name"] == "scope-http-statistics-agent"
+            })
+            .unwrap();
+        policy["spec"]["ingress"].clone()
+    };
+    let on = |port: u16| json!([{"ports": [{"port": port, "protocol": "TCP"}]}]);
+    assert_eq!(ingress(&[]), on(9464));
+    assert_eq!(
+        ingress(&["--set", "httpStatistics.spec.metrics.port=9465"]),
+        on(9465)
+    );
+    assert_eq!(
+        ingress(&["--set", "httpStatistics.spec.metrics=null"]),
+        Value::Null
+    );
+}
+
+#[test]
+fn the_charts_test_runs_where_agents_do_and_pulls_as_they_do() {
+    let pod = |values: &[&str]| {
+        let rendered = documents(&template("helm", values).unwrap());
+        let pod = rendered
+            .into_iter()
+            .find(|document| document["kind"] == "Pod")
+            .unwrap();
+        typed::<Pod>(&pod);
+        pod["spec"].clone()
+    };
+    let default = pod(&[]);
+    assert_eq!(default["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(default["imagePullSecrets"], Value::Null);
+    let other = pod(&[
+        "--set-json",
+        r#"httpStatistics.spec={"tolerations": [], "imagePullSecrets": [{"name": "mirror"}]}"#,
+    ]);
+    assert_eq!(other["tolerations"], json!([]));
+    assert_eq!(other["imagePullSecrets"], json!([{"name": "mirror"}]));
+}
+
+/// The pods of the default resource's agents, as the operator makes them.
+pub(crate) fn agents_pod() -> Value {
+    let rendered = documents(&template("helm", &[]).unwrap());
+    let manifest = rendered
+        .iter()
+        .find_map(|document| document["data"]["httpstatistics.yaml"].as_str())
+        .unwrap();
+    let mut stored = serde_json::to_value(resource(manifest)).unwrap();
+    stored["metadata"]["uid"] = json!("1234");
+    stored["metadata"]["generation"] = json!(1);
+    let agents = validate(&serde_json::from_value(stored).unwrap()).unwrap();
+    let objects = build(&agents, &Remainder::Everything, "scope-http-statistics", None).unwrap();
+    let set = serde_json::to_value(objects.daemon_set).unwrap();
+    set["spec"]["template"]["spec"].clone()
+}
+
+#[test]
 fn both_versions_of_helm_render_the_same() {
     for scenario in scenarios() {
         let values = format!("--values={}", scenario.display());
@@ -344,6 +410,9 @@ const HEADER: &str = "\
 #
 #   kubectl apply -f deployments/operator.yaml      # start
 #   kubectl delete -f deployments/operator.yaml     # stop; removes everything, resources of your own too
+#
+# The operator reads the resource `default` below, in a ConfigMap, when it starts. After a change there:
+#   kubectl rollout restart deployment/scope-http-statistics-operator --namespace scope-http-statistics
 #
 # Before Kubernetes 1.25, add --validate=false: kubectl there refuses the rules in the definition.
 # There are no published images yet: build them (`make images`), push them to a registry of your own, and replace

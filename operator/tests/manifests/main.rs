@@ -17,7 +17,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Ro
 use operator::controller::build::AGENT_ROLE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 type AgentDaemonSet = (
     Namespace,
@@ -126,6 +126,44 @@ fn scope_finds_the_agents_and_takes_them_for_nothing_else() {
         .as_ref()
         .unwrap();
     assert_eq!(node_name.field_path, "spec.nodeName");
+}
+
+#[test]
+fn the_agents_pods_are_those_that_the_operator_makes_but_for_its_own_ways() {
+    let (_, account, daemon_set, ..) = agent_daemonset();
+    let mut by_hand = serde_json::to_value(daemon_set.spec.unwrap().template.spec.unwrap()).unwrap();
+    let mut operators = chart::agents_pod();
+
+    // They are told what to do by flags and variables, not by a file that changes, and nobody asks which hook they take.
+    operators.as_object_mut().unwrap().remove("initContainers");
+    for list in ["/volumes", "/containers/0/volumeMounts"] {
+        let list = operators.pointer_mut(list).unwrap();
+        let list = list.as_array_mut().unwrap();
+        let before = list.len();
+        list.retain(|one| one["name"] != "configuration");
+        assert_eq!(list.len(), before - 1);
+    }
+    assert_eq!(
+        by_hand["containers"][0]["args"].take(),
+        json!(["run", "--hook", "auto"])
+    );
+    assert_eq!(operators["containers"][0]["args"].take(), json!(["run"]));
+    operators["serviceAccountName"] = json!(account.metadata.name.unwrap());
+    let variables = |pod: &mut Value| pod["containers"][0]["env"].take();
+    let (by_hand_variables, operators_variables) = (variables(&mut by_hand), variables(&mut operators));
+    let operators_variables = operators_variables.as_array().unwrap();
+    let (alike, own): (Vec<_>, Vec<_>) = by_hand_variables
+        .as_array()
+        .unwrap()
+        .iter()
+        .partition(|variable| operators_variables.contains(variable));
+    assert_eq!(alike.len(), 3, "{alike:?} of {operators_variables:?}");
+    assert_eq!(
+        own,
+        [&json!({"name": "SCOPE_HTTP_STATISTICS_METRICS_ADDRESS", "value": "0.0.0.0:9464"})]
+    );
+
+    assert_eq!(by_hand, operators);
 }
 
 fn operator_manifest() -> String {
