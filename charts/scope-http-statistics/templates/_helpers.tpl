@@ -39,7 +39,7 @@ app.kubernetes.io/component: agent
 apiVersion: scope-http-statistics.dev/v1alpha1
 kind: HttpStatistics
 metadata:
-  name: {{ .Values.httpStatistics.name }}
+  name: {{ .Values.httpStatistics.name | quote }}
   labels:
     app.kubernetes.io/name: scope-http-statistics
 spec:
