@@ -13,7 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use operator::api::v1alpha1::HttpStatistics;
 use operator::controller::build::build;
 use operator::controller::claims::Remainder;
-use operator::controller::validate::validate;
+use operator::controller::validate::{Agents, validate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -147,11 +147,15 @@ pub(crate) fn resource(manifest: &str) -> HttpStatistics {
     let resource: HttpStatistics = serde_json::from_value(document.clone()).unwrap();
     let known = serde_json::to_value(&resource).unwrap();
     assert_known(&document, &known, "");
-    let mut stored = document;
-    stored["metadata"]["uid"] = json!("1234");
-    stored["metadata"]["generation"] = json!(1);
-    validate(&serde_json::from_value(stored).unwrap()).unwrap();
+    agents(document);
     resource
+}
+
+/// What the operator makes of a resource, once the API server has it.
+fn agents(mut document: Value) -> Agents {
+    document["metadata"]["uid"] = json!("1234");
+    document["metadata"]["generation"] = json!(1);
+    validate(&serde_json::from_value(document).unwrap()).unwrap()
 }
 
 /// Everything in `document` is in `known` as well, which has defaults besides.
@@ -286,10 +290,7 @@ pub(crate) fn agents_pod() -> Value {
         .iter()
         .find_map(|document| document["data"]["httpstatistics.yaml"].as_str())
         .unwrap();
-    let mut stored = serde_json::to_value(resource(manifest)).unwrap();
-    stored["metadata"]["uid"] = json!("1234");
-    stored["metadata"]["generation"] = json!(1);
-    let agents = validate(&serde_json::from_value(stored).unwrap()).unwrap();
+    let agents = agents(serde_json::to_value(resource(manifest)).unwrap());
     let objects = build(&agents, &Remainder::Everything, "scope-http-statistics", None).unwrap();
     let set = serde_json::to_value(objects.daemon_set).unwrap();
     set["spec"]["template"]["spec"].clone()
