@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build images run demo pictures bench test e2e lint clean
+.PHONY: help setup build images run demo pictures bench test test-all e2e lint clean
 
 # Before cargo: the cache, and a cargo that is new enough.
 env := source .ci/env;
@@ -12,10 +12,10 @@ env := source .ci/env;
 as_root := $$([[ $$EUID == 0 ]] || echo --config "target.$$(rustc -vV | sed -n 's/^host: //p').runner='sudo'")
 
 # What is built here is meant to run: without the BPF toolchain that is an error, not a warning.
-build images run demo pictures test e2e: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
+build images run demo pictures test test-all e2e: export SCOPE_HTTP_STATISTICS_BPF_REQUIRED := 1
 
 help:
-	@sed -nE 's/^([a-z0-9]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 8
 
 setup: ## install what is missing to build and run
 	.ci/setup
@@ -25,7 +25,7 @@ build: ## build agent and operator for release
 
 images: ## images of agent and operator, with their bills of materials, as target/images/*.tar
 	.ci/setup images
-	.ci/images
+	$(env) cargo xtask images $(ARGS)
 
 run: ## run the agent in the foreground; flags in ARGS="…"
 	$(env) cargo run --release $(as_root) -p scope-http-statistics-agent -- run $(ARGS)
@@ -41,14 +41,21 @@ pictures: ## make the README's pictures from what a real agent shows over a real
 bench: setup ## measure what it costs (docs/benchmarks.md), in a quarter of an hour; RECORD=1 writes the results there
 	.ci/bench $(if $(RECORD),--record)
 
-test: ## all checks and tests: this kernel, five others in virtual machines, a Kubernetes control plane, a whole node
-	.ci/test
+test: ## all checks and tests by risk, in 25 minutes: this kernel, five others in guests, an API server, a node; ARGS="--tier lint"
+	.ci/setup test
+	$(env) cargo xtask test $(ARGS)
+
+test-all: ## all of them
+	.ci/setup images
+	.ci/setup test
+	$(env) cargo xtask test --all $(ARGS)
 
 e2e: ## the chart and the images on a real cluster of one node, or with E2E_KUBECONFIG=… on yours
 	.ci/e2e
 
-lint: ## formatting, clippy, documentation, dependencies, scripts
-	$(env) .ci/lint
+lint: ## formatting, clippy, documentation, dependencies, scripts, workflows
+	.ci/setup lint
+	$(env) cargo xtask test --tier lint
 
 clean: ## remove what was built; not the cache outside the checkout
 	$(env) cargo clean

@@ -1,9 +1,10 @@
 //! Whose requests these are: real servers in real containers and cgroups. Root, and runc (.ci/setup test).
 //!
-//! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a virtual
-//! machine with cgroup v2 only. The names come from an API server as in tests/pods.rs.
+//! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a guest
+//! with cgroup v2 only. The names come from an API server as in tests/pods.rs.
 
 mod apiserver;
+mod results;
 mod runtime;
 #[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use agent::process::{Cgroups, V1};
 use agent::workload::Place;
 use apiserver::{ApiServer, NODE, pod};
+use results::record;
 use runtime::{
     Cgroup, Container, Network, Server, Truth, digits, free_port, hierarchies, is_unified, new_uid,
     write_site,
@@ -85,20 +87,6 @@ fn hook() -> String {
         .unwrap_or_else(|| "tracepoint".to_owned())
 }
 
-fn say(what: &str) {
-    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
-    let cgroups = if is_unified() {
-        "cgroup v2"
-    } else {
-        "cgroup v1 and v2"
-    };
-    // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
-    let _ = writeln!(
-        io::stderr(),
-        "pods agree with the truth: {what} on {kernel}, {cgroups}"
-    );
-}
-
 /// One agent at a time: an emulated machine has no room for more.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -152,6 +140,7 @@ impl Node {
 
 #[test]
 fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
+    let begin = Instant::now();
     let node = Node::start();
     let root = Cgroup::root();
     let mut pods: Vec<(&Layout, String, [Container; 2])> = Vec::new();
@@ -199,7 +188,7 @@ fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
     });
     for (layout, uid, containers) in &pods {
         check_report(&report, layout.name, uid, containers);
-        say(layout.name);
+        record(layout.name, Ok(()), begin.elapsed());
     }
     drop(pods);
     node.stop();
@@ -294,7 +283,6 @@ fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
     });
     assert!(shown["latest"].get("docker_container_id").is_none(), "{shown}");
     assert!(shown.get("parents").is_none(), "{shown}");
-    say("the host's network");
     host.kill();
     drop((first, second));
     node.stop();
@@ -331,7 +319,6 @@ fn in_v1_alone_nobody_is_lost() {
     truth.drive(server.port, 9);
     node.expect("pod_uid", &brief, &truth);
     server.kill();
-    say("v1 alone");
     node.stop();
 }
 
@@ -372,7 +359,6 @@ fn containers_of_all_kinds_are_told_apart_and_are_the_pod() {
     node.expect("container", "migrate", &init_truth);
     node.expect("pod_uid", &uid, &sum);
     node.expect("pod", "web-0", &sum);
-    say("containers of all kinds");
     drop((sandbox, web, debug));
     node.stop();
 }
@@ -471,7 +457,6 @@ fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
     again.drive(4);
     node.expect("pod_uid", &second, &again.truth);
     node.expect("pod_uid", &first, &sum);
-    say("restarts");
     drop(again);
     node.stop();
 }
@@ -499,7 +484,6 @@ fn a_process_that_moves_is_counted_where_it_was_at_the_time() {
     server.kill();
     node.expect("pod_uid", &places[1].0, &truths[1]);
     node.expect("pod_uid", &places[0].0, &truths[0]);
-    say("a move");
     node.stop();
 }
 
@@ -621,7 +605,5 @@ fn pods_that_come_and_go_lose_nothing() {
             "{name} has lost its name"
         );
     }
-    let requests: u64 = truths.values().map(|truth| truth.requests).sum();
-    say(&format!("{count} pods at {rate} per second, {requests} requests"));
     node.stop();
 }

@@ -1,21 +1,22 @@
 //! The agent against a real nginx, once for each hook: what it has counted must be what nginx has logged.
 //!
 //! On the host (root, and a kernel with BTF) with the `tracepoint` hook, which any such kernel has. With
-//! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a virtual machine for each kernel (.ci/vm-runner).
+//! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a guest for each kernel (`cargo xtask vm`).
 //! `TEST_HOOKS="fentry kprobe"` names others.
 
+mod results;
 #[allow(dead_code, reason = "some of it is for the other tests")]
 mod support;
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::process;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use results::record;
 use support::{Agent, Nginx, Totals, wait_for};
 
 /// More than two of the agent's ticks: what is going to be counted is counted by then.
@@ -55,6 +56,7 @@ fn return_probes() -> BTreeSet<String> {
 }
 
 fn totals_agree(hook: &str, connections: usize, requests: usize) {
+    let begin = Instant::now();
     let is_kprobe = hook == "kprobe";
     if is_kprobe {
         leave_a_probe_behind();
@@ -66,8 +68,8 @@ fn totals_agree(hook: &str, connections: usize, requests: usize) {
 
     let expected = (sent, nginx.logged());
     let seen = |totals: &Totals| totals.of(&workers);
-    let deadline = std::time::Instant::now() + 4 * SETTLED;
-    while seen(&agent.totals()) != expected && std::time::Instant::now() < deadline {
+    let deadline = Instant::now() + 4 * SETTLED;
+    while seen(&agent.totals()) != expected && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(100));
     }
     // Not only for a moment: what is counted twice may come late.
@@ -107,11 +109,10 @@ fn totals_agree(hook: &str, connections: usize, requests: usize) {
     nginx.stop();
     agent.stop();
     assert_eq!(return_probes(), BTreeSet::new(), "{hook}");
-    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
-    // .ci/test counts these lines. Written past the test harness, which would keep them to itself.
-    let _ = writeln!(
-        io::stderr(),
-        "totals agree with the log: {hook} on {kernel}, {connections} connections, {sent} requests"
+    record(
+        &format!("{hook}, {connections} connections"),
+        Ok(()),
+        begin.elapsed(),
     );
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::hint::spin_loop;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -39,15 +39,6 @@ fn source(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn say(hook: &str, what: &str) {
-    let kernel = env::var("TEST_KERNEL").unwrap_or_else(|_| "the host".to_owned());
-    // .ci/test counts these lines.
-    let _ = writeln!(
-        io::stderr(),
-        "totals agree with the log: {hook} on {kernel}, {what}"
-    );
-}
-
 /// Totals and log must be equal, and nothing lost, when the log has so many lines.
 #[track_caller]
 fn assert_exact(agent: &Agent, nginx: &Nginx, hook: &str, what: &str, sent: u64) {
@@ -66,7 +57,6 @@ fn assert_exact(agent: &Agent, nginx: &Nginx, hook: &str, what: &str, sent: u64)
         ((sent, logged), Vec::new()),
         "{hook}: the agent with its losses (left) and nginx's log (right), {what}"
     );
-    say(hook, &format!("{what}, {sent} requests"));
 }
 
 const OPEN: usize = 10_000;
@@ -274,12 +264,6 @@ fn more_connections_than_are_remembered() {
                 && losses.values().sum::<u64>() == evicted,
             "{hook}: {requests} of {sent} requests, {codes:?} of {logged:?}, losses {losses:?}"
         );
-        say(
-            hook,
-            &format!(
-                "more connections than are remembered, {requests} of {sent} requests, {evicted} connection_evicted"
-            ),
-        );
         drop((idle, inside, others));
         nginx.stop();
         agent.stop();
@@ -343,12 +327,6 @@ fn answers_on_connections_that_were_forgotten() {
                 && losses.values().sum::<u64>() == evicted,
             "{hook}: {requests} of {sent} requests, {codes:?}, losses {losses:?}"
         );
-        say(
-            hook,
-            &format!(
-                "connections forgotten before the answer, {sent} requests, {evicted} connection_evicted"
-            ),
-        );
         agent.stop();
     });
 }
@@ -400,12 +378,6 @@ fn more_processes_than_can_be_counted() {
             "{hook}: {requests} requests, {responses} responses, losses {losses:?}"
         );
         assert!(lost > 0, "{hook}: there was room for all");
-        say(
-            hook,
-            &format!(
-                "more processes than can be counted, {requests} requests, {responses} responses, {lost} counters_full"
-            ),
-        );
         agent.stop();
     });
 }

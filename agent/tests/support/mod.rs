@@ -37,19 +37,17 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Runs a test for each hook that is to be tested: all in a virtual machine (.ci/vm-runner sets `TEST_KERNEL`), where
-/// all must attach, else `tracepoint`, or those that `TEST_HOOKS` names.
+/// Runs a test for each hook that is to be tested: all in a guest (`cargo xtask vm` sets `TEST_KERNEL`), where all must
+/// attach, else `tracepoint`, or those that `TEST_HOOKS` names.
 pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
     let default = if env::var_os("TEST_KERNEL").is_some() {
         "fentry kprobe tracepoint"
     } else {
         "tracepoint"
     };
-    for hook in env::var("TEST_HOOKS")
-        .as_deref()
-        .unwrap_or(default)
-        .split_whitespace()
-    {
+    let hooks = env::var("TEST_HOOKS").unwrap_or_else(|_| default.to_owned());
+    assert!(!hooks.trim().is_empty(), "TEST_HOOKS names no hook");
+    for hook in hooks.split_whitespace() {
         test(hook);
     }
 }
@@ -213,7 +211,7 @@ fn socket_in(plugin_dir: &TempDir) -> PathBuf {
     plugin_dir.path().join("http-statistics/http-statistics.sock")
 }
 
-/// What whoever listens at `socket` answers to `GET path`.
+/// What whoever listens at `socket` answers to `GET path`; an error if that is no 200.
 pub(crate) fn get(socket: &Path, path: &str) -> io::Result<Value> {
     let mut socket = UnixStream::connect(socket)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -223,9 +221,12 @@ pub(crate) fn get(socket: &Path, path: &str) -> io::Result<Value> {
     )?;
     let mut socket = BufReader::new(socket);
     let head = read_head(&mut socket)?;
-    assert_eq!(head.code, 200, "GET {path}");
     let mut body = vec![0; head.length];
     socket.read_exact(&mut body)?;
+    if head.code != 200 {
+        let words = String::from_utf8_lossy(&body);
+        return Err(io::Error::other(format!("GET {path}: {} {words}", head.code)));
+    }
     Ok(serde_json::from_slice(&body)?)
 }
 

@@ -2,8 +2,10 @@
 //! what they have received and sent. That is the truth the agent's totals are compared with, per process, and its
 //! losses with those that the case documents.
 //!
-//! On the host with the hook `tracepoint`; with `VM_KERNELS` set, in virtual machines with all hooks (.ci/vm-runner).
+//! On the host with the hook `tracepoint`; with `VM_KERNELS` set, in guests with all hooks (`cargo xtask vm`).
 //! `TEST_HOOKS` names others. Arguments are parts of names, of which one must be in a case's name, or rows ("row 4").
+//! `--list` prints what there is, a case and transport a line, as golden/table.txt must have it; the file that
+//! `TEST_CASES` names chooses among them: a line of that list, a comma and a hook in each of its lines.
 //!
 //! Not a libtest harness: the servers are forked from this binary without its threads.
 
@@ -20,6 +22,8 @@ mod client;
 mod foreign;
 mod framing;
 mod processes;
+#[path = "../results/mod.rs"]
+mod results;
 mod server;
 mod shapes;
 mod slow_arrival;
@@ -34,17 +38,21 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use case::{Case, Counts, Mode, Play, Transport, Truth, Turn};
 use client::Client;
-use support::{Agent, for_each_hook};
+use results::record;
+use support::{Agent, Nginx, for_each_hook};
 
 /// Time after which what has not been counted is missing.
 const SETTLED: Duration = Duration::from_secs(5);
+
+/// After all cases, over the agent that is there: to attach takes longer than anything else here in a guest.
+const LOAD: &str = "64 connections to nginx";
 
 /// Set for the process that the servers are forked from.
 const SERVERS: &str = "ACCURACY_TABLE_SERVERS";
@@ -64,7 +72,16 @@ fn main() -> ExitCode {
         server::fork_servers(&cases);
         return ExitCode::SUCCESS;
     }
+    if let Err(difference) = check_list(&cases) {
+        say(&difference);
+        return ExitCode::FAILURE;
+    }
+    if env::args().any(|it| it == "--list") {
+        let _ = write!(io::stdout(), "{}", list(&cases));
+        return ExitCode::SUCCESS;
+    }
     let start = Instant::now();
+    let selection = selection();
     let wanted: Vec<String> = env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
     let wants = |case: &Case| {
         let row = format!("row {}", case.row);
@@ -76,15 +93,33 @@ fn main() -> ExitCode {
     let wanted: Vec<&Case> = cases.iter().filter(|case| wants(case)).collect();
     let (mut passed, mut failed, mut failures) = (0, 0, Vec::new());
     for_each_hook(|hook| {
-        let mut table = Table::start(hook, &cases, &wanted);
+        let mut table = Table::start(hook, &cases, &wanted, selection.as_ref());
         for case in &wanted {
-            if table.run(case) {
-                passed += 1;
-            } else {
-                failed += 1;
+            match table.run(case) {
+                Some(true) => passed += 1,
+                Some(false) => failed += 1,
+                None => {}
             }
         }
-        failures.extend(table.end());
+        if wanted.len() == cases.len() {
+            let begin = Instant::now();
+            let outcome = table.load();
+            let outcome = outcome.as_ref().map_err(String::as_str).copied();
+            record(&format!("{hook}, {LOAD}"), outcome, begin.elapsed());
+            match outcome {
+                Ok(()) => passed += 1,
+                Err(why) => {
+                    failed += 1;
+                    table.failures.push(format!("FAILED: {hook}, {LOAD}: {why}"));
+                }
+            }
+        }
+        let (before, begin) = (table.failures.len(), Instant::now());
+        let found = table.end();
+        let late = found[before..].join("; ");
+        let outcome = if late.is_empty() { Ok(()) } else { Err(&*late) };
+        record(&format!("{hook}, at the end"), outcome, begin.elapsed());
+        failures.extend(found);
     });
     for failure in &failures {
         say(failure);
@@ -105,6 +140,80 @@ fn main() -> ExitCode {
 
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A case over one transport, as it is listed.
+fn listed(case: &Case, transport: Transport) -> String {
+    format!("row {}, {}, {transport:?}", case.row, case.name)
+}
+
+fn list(cases: &[Case]) -> String {
+    let mut list = String::new();
+    for case in cases {
+        for transport in case.over {
+            let _ = writeln!(list, "{}", listed(case, *transport));
+        }
+    }
+    list
+}
+
+/// A case that is no longer there is missed: what there is stands in a file that people review, and each row of
+/// docs/accuracy.md has a case.
+fn check_list(cases: &[Case]) -> Result<(), String> {
+    const GOLDEN: &str = "tests/golden/table.txt";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);
+    let list = list(cases);
+    if env::var("SCOPE_HTTP_STATISTICS_WRITE").is_ok_and(|it| it == "1") {
+        fs::write(&file, &list).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    let golden = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let (are, should): (BTreeSet<_>, BTreeSet<_>) = (list.lines().collect(), golden.lines().collect());
+    if are.len() != list.lines().count() {
+        return Err("two cases have one name".to_owned());
+    }
+    let mut differences = String::new();
+    for case in should.difference(&are) {
+        let _ = writeln!(
+            differences,
+            "FAILED: {case}: is in {GOLDEN} and no longer in the table"
+        );
+    }
+    for case in are.difference(&should) {
+        let _ = writeln!(
+            differences,
+            "FAILED: {case}: is not in {GOLDEN}: SCOPE_HTTP_STATISTICS_WRITE=1 writes it"
+        );
+    }
+    let documented: BTreeSet<u8> = include_str!("../../../docs/accuracy.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse().ok())
+        .collect();
+    // Crowds are in tests/saturation.
+    let elsewhere = [19, 20];
+    let tested: BTreeSet<u8> = cases.iter().map(|case| case.row).chain(elsewhere).collect();
+    for row in documented.symmetric_difference(&tested) {
+        let _ = writeln!(
+            differences,
+            "FAILED: row {row} is not both in docs/accuracy.md and in the table"
+        );
+    }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(differences)
+    }
+}
+
+/// Names of results to come, if not all shall.
+fn selection() -> Option<BTreeSet<String>> {
+    let file = env::var_os("TEST_CASES")?;
+    let text = fs::read_to_string(file).expect("the file that TEST_CASES names can be read");
+    Some(text.lines().map(str::to_owned).collect())
+}
+
+/// A result, and what `TEST_CASES` has in a line.
+fn name_of(case: &Case, transport: Transport, hook: &str) -> String {
+    format!("{}, {hook}", listed(case, transport))
 }
 
 /// The process that servers are forked from.
@@ -195,6 +304,7 @@ struct Table<'a> {
     hook: String,
     kernel: (u32, u32),
     cases: &'a [Case],
+    selection: Option<&'a BTreeSet<String>>,
     servers: Servers,
     agent: Agent,
     /// Those that began before the agent, by case and transport, and how many turns they have done.
@@ -206,7 +316,12 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn start(hook: &str, cases: &'a [Case], wanted: &[&Case]) -> Self {
+    fn start(
+        hook: &str,
+        cases: &'a [Case],
+        wanted: &[&Case],
+        selection: Option<&'a BTreeSet<String>>,
+    ) -> Self {
         let servers = Servers::start();
         let mut begun = BTreeMap::new();
         for (index, case) in cases.iter().enumerate() {
@@ -220,6 +335,9 @@ impl<'a> Table<'a> {
                 continue;
             }
             for (number, transport) in case.over.iter().enumerate() {
+                if selection.is_some_and(|it| !it.contains(&name_of(case, *transport, hook))) {
+                    continue;
+                }
                 let mut client = servers.fork(index, *transport, None);
                 client.socket();
                 client.play(&turns[..at]);
@@ -231,6 +349,7 @@ impl<'a> Table<'a> {
             hook: hook.to_owned(),
             kernel: kernel(),
             cases,
+            selection,
             losses: agent.totals().loss_counts(),
             agent,
             servers,
@@ -240,8 +359,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// One case over all its transports; true if all went as documented.
-    fn run(&mut self, case: &Case) -> bool {
+    /// One case over all its transports that are selected; true if all went as documented.
+    fn run(&mut self, case: &Case) -> Option<bool> {
         let failures = self.failures.len();
         let index = self
             .cases
@@ -250,6 +369,11 @@ impl<'a> Table<'a> {
             .expect("one of the cases");
         let mut verdicts = Vec::new();
         for (number, transport) in case.over.iter().enumerate() {
+            let name = name_of(case, *transport, &self.hook);
+            if self.selection.is_some_and(|it| !it.contains(&name)) {
+                continue;
+            }
+            let (failures, begin) = (self.failures.len(), Instant::now());
             let mode = Mode {
                 hook: self.hook.clone(),
                 kernel: self.kernel,
@@ -281,8 +405,13 @@ impl<'a> Table<'a> {
             if !verdicts.contains(&verdict) {
                 verdicts.push(verdict);
             }
+            let why = self.failures[failures..].join("; ");
+            let outcome = if why.is_empty() { Ok(()) } else { Err(&*why) };
+            record(&name, outcome, begin.elapsed());
         }
-        // .ci/test counts these lines.
+        if verdicts.is_empty() {
+            return None;
+        }
         say(&format!(
             "row {:2} {}: {}: {} on {}",
             case.row,
@@ -291,7 +420,7 @@ impl<'a> Table<'a> {
             self.hook,
             release()
         ));
-        self.failures.len() == failures
+        Some(self.failures.len() == failures)
     }
 
     fn compare(&mut self, index: usize, number: usize, mode: &Mode) -> Result<&'static str, String> {
@@ -385,6 +514,35 @@ impl<'a> Table<'a> {
             return Err(difference);
         }
         Ok(exception.map_or("exact", |it| it.reason))
+    }
+
+    /// A mixed load on a real nginx, as in tests/hooks.rs: the agent has counted what nginx has logged, and lost nothing.
+    fn load(&mut self) -> Result<(), String> {
+        let nginx = Nginx::start();
+        let workers = nginx.workers();
+        let sent = nginx.load(64, 36);
+        let expected = (sent, nginx.logged());
+        let look = || {
+            let totals = self.agent.totals();
+            (totals.of(&workers), totals.loss_counts())
+        };
+        let deadline = Instant::now() + SETTLED;
+        while look() != (expected.clone(), self.losses.clone()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(100));
+        }
+        // Not only for a moment: what is counted twice may come late. That is two of the agent's ticks.
+        thread::sleep(Duration::from_millis(2500));
+        let (counted, losses) = look();
+        nginx.stop();
+        if counted == expected && losses == self.losses {
+            return Ok(());
+        }
+        let difference = format!(
+            "nginx logged {expected:?}, counted {counted:?}, losses before {:?} and after {losses:?}",
+            self.losses
+        );
+        self.losses = losses;
+        Err(difference)
     }
 
     /// Nothing may have been counted later, and nothing for the client, which is this process.

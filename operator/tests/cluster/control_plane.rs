@@ -189,7 +189,8 @@ impl Cluster {
     /// The cluster of `SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG`, or one of our own.
     pub(crate) async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        if let Some(path) = std::env::var_os("SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG") {
+        let theirs = std::env::var_os("SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG");
+        if let Some(path) = theirs.filter(|path| !path.is_empty()) {
             let kubeconfig = Kubeconfig::read_from(path)?;
             let admin = client(&kubeconfig).await?;
             return Ok(Self {

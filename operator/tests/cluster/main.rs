@@ -2,7 +2,8 @@
 //!
 //! etcd, API server and controllers are real; nodes are objects only, and [`kubelet`] does what their kubelets would.
 //! Tests run one after the other on one cluster, in this order; arguments choose among them by parts of their names.
-//! Each has nodes of its own, so no resource of one test meets that of another. With `--bench` it measures instead.
+//! Each has nodes of its own, so no resource of one test meets that of another. `--list` prints their names; with `--bench`
+//! it measures instead.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -13,6 +14,8 @@ mod bench;
 mod control_plane;
 mod kubelet;
 mod names;
+#[path = "../../../agent/tests/results/mod.rs"]
+mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -36,6 +39,7 @@ use serde_json::{Value, json};
 use crate::control_plane::{Cluster, Operator};
 use crate::kubelet::Kubelet;
 use crate::names::{agents_know_what_made_a_pod, agents_name_the_pods_of_their_node};
+use crate::results::record;
 
 const NAMESPACE: &str = "scope-http-statistics";
 const OPERATOR_USER: &str = "system:serviceaccount:scope-http-statistics:scope-http-statistics-operator";
@@ -103,6 +107,12 @@ fn main() -> ExitCode {
         .iter()
         .filter(|(name, _)| chosen.is_empty() || chosen.iter().any(|part| name.contains(part.as_str())))
         .collect();
+    if std::env::args().any(|argument| argument == "--list") {
+        for (name, _) in tests {
+            println!("{name}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -140,10 +150,12 @@ fn main() -> ExitCode {
             match result.await {
                 Ok(()) => {
                     passed += 1;
+                    record(name, Ok(()), start.elapsed());
                     println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64());
                 }
                 Err(error) => {
                     failed += 1;
+                    record(name, Err(&format!("{error:#}")), start.elapsed());
                     println!("test {name} ... FAILED: {error:?}");
                     if let Some(operator) = &world.operator {
                         println!(

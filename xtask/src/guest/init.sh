@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# The guest's process 1, see vm-runner: makes the host's file system ours to write on, runs /job there, reports and ends.
+# The guest's process 1 (xtask/src/guest): makes the host's file system ours to write on, runs /job there, reports and ends.
 /bin/busybox --install -s /bin
 export PATH=/bin
 
@@ -43,6 +43,8 @@ mkdir -p dev/pts dev/shm
 mount -t devpts devpts dev/pts
 mount -t tmpfs shm dev/shm
 mount -t tmpfs run run # not the host's sockets
+mkdir run/results
+mount -t virtiofs results run/results || fail "no place for results"
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t bpf bpf sys/fs/bpf
 mount -t securityfs securityfs sys/kernel/security

@@ -1,0 +1,1 @@
+"""Of what can be wrong without a cluster: `python3 -m unittest discover --top-level-directory . e2e/tests`."""

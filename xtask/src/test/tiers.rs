@@ -1,0 +1,330 @@
+//! What each tier runs, in either depth, and what it must have run.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::guests::Plan;
+use super::selection::{Selection, cover};
+use super::step::Step;
+use crate::compile::Built;
+use crate::guest::{self, Guest};
+use crate::images;
+use crate::workspace::{Workspace, output};
+
+/// What is tested together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Tier {
+    /// Everything that reads the code and does not run it
+    Lint,
+    /// All tests of the workspace on this kernel, as root
+    Host,
+    /// The framing engine under libFuzzer
+    Fuzz,
+    /// Every hook on other kernels, in emulated machines
+    Guests,
+    /// The operator on a real API server
+    Cluster,
+    /// Chart and images on a real node, from installation to uninstallation
+    E2e,
+}
+
+impl Tier {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Lint,
+        Self::Host,
+        Self::Fuzz,
+        Self::Guests,
+        Self::Cluster,
+        Self::E2e,
+    ];
+
+    /// Whether it runs what [`crate::compile::tests`] builds.
+    pub(crate) fn needs_build(self) -> bool {
+        matches!(self, Self::Host | Self::Guests | Self::Cluster | Self::E2e)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Lint => "lint",
+            Self::Host => "host",
+            Self::Fuzz => "fuzz",
+            Self::Guests => "guests",
+            Self::Cluster => "cluster",
+            Self::E2e => "e2e",
+        })
+    }
+}
+
+/// How much of a tier runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// By risk, in 25 minutes.
+    Short,
+    /// Everything.
+    Whole,
+}
+
+/// The three ways to attach.
+const HOOKS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
+
+/// Of the kernels for guests these could be preemptible and mostly are not; with `preempt=full` programs have other entrances.
+const PREEMPTIBLE: [&str; 2] = ["6.1", "6.12"];
+
+/// A kernel without cgroup v1, for tests of pods: the host of a CI often has both.
+const UNIFIED: &str = "6.12";
+
+/// Cgroup layouts of agent/tests/containers.rs, which each have a result.
+const LAYOUTS: [&str; 7] = [
+    "containerd-cgroupfs",
+    "crio-cgroupfs",
+    "static-cgroupfs",
+    "containerd-systemd",
+    "crio-systemd",
+    "docker-systemd",
+    "kind",
+];
+
+/// All that tiers are made of.
+pub(crate) struct Tiers<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) built: &'a Built,
+    pub(crate) depth: Depth,
+    /// Series for guests; all if there is none.
+    pub(crate) kernels: &'a [String],
+    /// Where results go.
+    pub(crate) results: &'a Path,
+}
+
+impl Tiers<'_> {
+    /// Every test binary, on this kernel.
+    pub(crate) fn host(&self) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        for binary in &self.built.tests {
+            let step = match binary.target.as_str() {
+                "cluster" => continue,
+                "table" => Step::records(binary, table_results(&self.table_cases()?, &["tracepoint"])),
+                "containers" => {
+                    let pods = match self.depth {
+                        Depth::Short => "60",
+                        Depth::Whole => "200",
+                    };
+                    Step::libtest(binary, &[])?
+                        .with("TEST_PODS", pods)
+                        .with("TEST_PODS_PER_SECOND", "2")
+                        .expecting(LAYOUTS.map(str::to_owned))
+                }
+                "hooks" => Step::libtest(binary, &[])?
+                    .expecting([1, 64].map(|count| format!("tracepoint, {count} connections"))),
+                _ => Step::libtest(binary, &[])?,
+            };
+            steps.push(step.with(
+                "SCOPE_HTTP_STATISTICS_CACHE",
+                self.workspace.cache.display().to_string(),
+            ));
+        }
+        Ok(steps)
+    }
+
+    pub(crate) fn fuzz(&self) -> Result<Step> {
+        let xtask = std::env::current_exe().context("this program has no file")?;
+        Ok(Step::command(
+            "framing",
+            &self.workspace.root,
+            xtask,
+            &["fuzz", "60"],
+        ))
+    }
+
+    /// The operator's tests.
+    pub(crate) fn cluster(&self) -> Result<Step> {
+        let binary = self.built.test("cluster")?;
+        let listed = output(Command::new(&binary.path).arg("--list"))?;
+        Ok(Step::records(binary, listed.lines().map(str::to_owned))
+            .with(
+                "SCOPE_HTTP_STATISTICS_CACHE",
+                self.workspace.cache.display().to_string(),
+            )
+            .with("SCOPE_HTTP_STATISTICS_TEST_KUBECONFIG", ""))
+    }
+
+    /// The scenario, with images of what was built for the tests; in the whole depth, of what is shipped.
+    pub(crate) fn e2e(&self) -> Result<Step> {
+        let directory = self.results.join("images");
+        let (depth, directory) = match self.depth {
+            Depth::Short => {
+                let version = Workspace::version();
+                images::make(
+                    self.workspace,
+                    &self.built.programs,
+                    &directory,
+                    "registry.example",
+                    version,
+                )?;
+                ("short", directory)
+            }
+            Depth::Whole => (
+                "whole",
+                images::release(self.workspace, "registry.example", Workspace::version())?,
+            ),
+        };
+        let mut list = self.workspace.command("python3");
+        list.args(["-m", "e2e", "--list", "--depth", depth, "--on", "node"]);
+        let mut step = Step::command("scenario", &self.workspace.root, ".ci/e2e", &[])
+            .with("E2E_DEPTH", depth)
+            .with("E2E_IMAGES", directory.display().to_string())
+            .with("E2E_SKIP_IMAGES", "1")
+            .with("E2E_SKIP_SETUP", "1")
+            .with("E2E_KUBECONFIG", "")
+            .within(Duration::from_mins(40));
+        step.harness = super::step::Harness::Records;
+        step.expected = output(&mut list)?.lines().map(str::to_owned).collect();
+        Ok(step)
+    }
+
+    /// The cases of the table, each over one transport.
+    fn table_cases(&self) -> Result<Vec<String>> {
+        let listed = output(Command::new(&self.built.test("table")?.path).arg("--list"))?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    /// What each guest runs.
+    pub(crate) fn guests(&self, turn: usize) -> Result<Vec<Plan>> {
+        let all = guest::kernels(self.workspace)?;
+        let chosen = if self.kernels.is_empty() {
+            &all
+        } else {
+            self.kernels
+        };
+        for kernel in chosen {
+            ensure!(
+                all.contains(kernel),
+                "there is no kernel {kernel}; the cache has {}",
+                all.join(", ")
+            );
+        }
+        let cases = self.table_cases()?;
+        let selections = match self.depth {
+            Depth::Short => cover(&all, &of_cases(&cases, &HOOKS), turn),
+            Depth::Whole => all
+                .iter()
+                .map(|kernel| (kernel.clone(), Selection::Whole))
+                .collect(),
+        };
+        let mut plans = Vec::new();
+        for kernel in chosen {
+            let selection = &selections[kernel];
+            let mut steps = vec![self.table(kernel, selection, &cases)?];
+            // All programs are verified where they are attached. Their counts of instructions differ little between kernels
+            // that tell them.
+            if self.depth == Depth::Whole || all.last() == Some(kernel) {
+                steps.push(self.verifier(kernel)?);
+            }
+            if kernel == UNIFIED {
+                steps.push(
+                    Step::libtest(self.built.test("containers")?, &[])?
+                        .named("containers")
+                        .with("TEST_PODS", "12")
+                        .with("TEST_PODS_PER_SECOND", "1")
+                        .expecting(LAYOUTS.map(str::to_owned)),
+                );
+            }
+            plans.push(Plan {
+                name: kernel.clone(),
+                guest: Guest::new(kernel),
+                steps,
+            });
+            let is_preemptible = PREEMPTIBLE.iter().position(|it| it == kernel);
+            if is_preemptible.is_some_and(|it| self.depth == Depth::Whole || it == turn % PREEMPTIBLE.len()) {
+                plans.push(Plan {
+                    name: format!("{kernel}-preempt"),
+                    guest: Guest {
+                        append: "preempt=full".to_owned(),
+                        ..Guest::new(kernel)
+                    },
+                    steps: vec![self.totals(&["fentry"])?],
+                });
+            }
+        }
+        // The longest first, so that none is left over at the end.
+        plans.sort_by_key(|plan| {
+            std::cmp::Reverse(plan.steps.iter().map(|step| step.expected.len()).sum::<usize>())
+        });
+        Ok(plans)
+    }
+
+    fn table(&self, kernel: &str, selection: &Selection, cases: &[String]) -> Result<Step> {
+        let mut step = Step::records(self.built.test("table")?, table_results(cases, &HOOKS))
+            .named("table")
+            .with("TEST_HOOKS", HOOKS.join(" "));
+        if let Selection::Part(part) = selection {
+            fs::create_dir_all(self.results)
+                .with_context(|| format!("failed to make {}", self.results.display()))?;
+            let file = self.results.join(format!("table-{kernel}.cases"));
+            let lines: Vec<&str> = part.iter().map(String::as_str).collect();
+            fs::write(&file, lines.join("\n"))
+                .with_context(|| format!("failed to write {}", file.display()))?;
+            step.expected = part.iter().cloned().chain(at_the_end(&HOOKS)).collect();
+            step = step.with("TEST_CASES", file.display().to_string());
+        }
+        Ok(step)
+    }
+
+    /// A mixed load on a real nginx; the rest of that test runs on the host.
+    fn totals(&self, hooks: &[&str]) -> Result<Step> {
+        Ok(Step::libtest(self.built.test("hooks")?, &["64_connections"])?
+            .named("hooks")
+            .with("TEST_HOOKS", hooks.join(" "))
+            .expecting(hooks.iter().map(|hook| format!("{hook}, 64 connections"))))
+    }
+
+    /// Each program that the recorded counts name for this kernel.
+    fn verifier(&self, kernel: &str) -> Result<Step> {
+        let binary = self.built.test("verifier")?;
+        let golden = binary.directory.join("tests/golden/verified-instructions.txt");
+        let recorded =
+            fs::read_to_string(&golden).with_context(|| format!("failed to read {}", golden.display()))?;
+        let programs: Vec<String> = recorded
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("{kernel} "))?.rsplit_once(' '))
+            .map(|(program, _)| program.to_owned())
+            .collect();
+        ensure!(
+            !programs.is_empty(),
+            "{} has no program for {kernel}",
+            golden.display()
+        );
+        Ok(Step::libtest(binary, &[])?.named("verifier").expecting(programs))
+    }
+}
+
+/// Names of the results of these cases with these hooks.
+fn table_results(cases: &[String], hooks: &[&str]) -> BTreeSet<String> {
+    of_cases(cases, hooks)
+        .into_iter()
+        .chain(at_the_end(hooks))
+        .collect()
+}
+
+fn of_cases(cases: &[String], hooks: &[&str]) -> Vec<String> {
+    let with_hooks = |case: &String| {
+        hooks
+            .iter()
+            .map(|hook| format!("{case}, {hook}"))
+            .collect::<Vec<_>>()
+    };
+    cases.iter().flat_map(with_hooks).collect()
+}
+
+/// What the table does when all its cases are through.
+fn at_the_end(hooks: &[&str]) -> Vec<String> {
+    let each = |hook: &&str| ["64 connections to nginx", "at the end"].map(|what| format!("{hook}, {what}"));
+    hooks.iter().flat_map(each).collect()
+}
