@@ -45,6 +45,8 @@ pub(crate) struct Guest {
     pub(crate) counts: bool,
     /// From its boot to its end.
     pub(crate) patience: Duration,
+    /// Of the emulator, see nice(1).
+    pub(crate) niceness: u8,
 }
 
 /// How a guest ended.
@@ -72,6 +74,7 @@ impl Guest {
             memory: 1024,
             counts: false,
             patience: Duration::from_mins(10),
+            niceness: 0,
         }
     }
 
@@ -137,9 +140,11 @@ impl Guest {
     }
 
     fn emulator(&self, workspace: &Workspace, kernel: &Path, initramfs: &Path, line: &Path) -> Command {
-        // Ends with the thread that waits for it.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]);
+        let mut command = Command::new("nice");
+        command
+            .args(["-n", &self.niceness.to_string()])
+            // Ends with the thread that waits for it.
+            .args(["setpriv", "--pdeathsig", "KILL", "--"]);
         let own = workspace.cache.join("qemu");
         let program = own.join("bin/qemu-system-x86_64");
         if program.is_file() {

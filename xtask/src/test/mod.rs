@@ -2,7 +2,7 @@
 //!
 //! Tiers are made of steps; a step declares what results it must have. Two lanes run beside each other: in the first, one
 //! at a time, what is tested on this kernel and mostly waits; in the second, guests and what only computes, which leaves
-//! the processor to the first. The agent's tests on this kernel run one at a time since each agent counts all of the
+//! the processor to the first and is joined by its worker when that is done. The agent's tests on this kernel run one at a time since each agent counts all of the
 //! machine.
 
 mod guests;
@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use guests::Plan;
@@ -40,7 +40,7 @@ use crate::workspace::{Workspace, output};
 /// log of each step, and summary.json. Without --all it leaves out what is least likely to break, and says what.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Everything, instead of what fits into 25 minutes
+    /// Everything, instead of a choice by risk
     #[arg(long)]
     all: bool,
     /// Only these tiers
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     /// Only these kernels for guests, such as 6.1
     #[arg(long = "kernel", value_name = "SERIES")]
     kernels: Vec<String>,
-    /// Guests at once
+    /// Steps or guests at once: one for each processor, since a guest that is starved of time fails where none would
     #[arg(long, default_value_t = 2)]
     jobs: usize,
 }
@@ -69,6 +69,9 @@ enum Task<'a> {
     /// In a guest.
     Guest(Plan),
 }
+
+/// The niceness of what only computes: it takes the processor time that the first lane leaves.
+const BESIDE: u8 = 10;
 
 /// Work with its lanes.
 #[derive(Default)]
@@ -109,6 +112,12 @@ impl Arguments {
             self.kernels.is_empty() || tiers.contains(&Tier::Guests),
             "--kernel names kernels for the tier `guests`, which is not among the tiers to run"
         );
+        let needs_root = tiers.iter().find(|tier| tier.needs_root());
+        if let (Some(tier), false) = (needs_root, is_root()?) {
+            bail!(
+                "the tier {tier} needs root, to load programs into the kernel and to make nodes; others run without: --tier lint"
+            );
+        }
         let depth = if self.all { Depth::Whole } else { Depth::Short };
         let results = workspace.target.join("test-results");
         let _ = fs::remove_dir_all(&results);
@@ -210,20 +219,26 @@ fn work(
     let done = Mutex::new(Vec::new());
     progress.expect(lanes.host.len() + lanes.beside.len());
     let (host, beside) = (Mutex::new(lanes.host), Mutex::new(lanes.beside));
-    let worker = |queue: &Mutex<VecDeque<Work<'_>>>| {
+    let worker = |queue: &Mutex<VecDeque<Work<'_>>>, niceness: u8| {
         loop {
             // In a statement of its own: the queue is free while there is work.
             let next = locked(queue).pop_front();
             let Some(next) = next else { return };
-            let found = do_work(next, workspace, results, progress);
+            let found = do_work(next, workspace, results, progress, niceness);
             locked(&done).extend(found);
         }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..=jobs)
+        let (worker, host, beside) = (&worker, &host, &beside);
+        let workers: Vec<_> = (0..jobs)
             .map(|number| {
-                let queue = if number == 0 { &host } else { &beside };
-                scope.spawn(|| worker(queue))
+                scope.spawn(move || {
+                    // When its own lane is done, the first helps out in the other.
+                    if number == 0 {
+                        worker(host, 0);
+                    }
+                    worker(beside, BESIDE);
+                })
             })
             .collect();
         let heartbeat = scope.spawn(|| progress.beat());
@@ -239,7 +254,13 @@ fn work(
     Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn do_work(work: Work<'_>, workspace: &Workspace, results: &Path, progress: &Progress) -> Vec<Done> {
+fn do_work(
+    work: Work<'_>,
+    workspace: &Workspace,
+    results: &Path,
+    progress: &Progress,
+    niceness: u8,
+) -> Vec<Done> {
     let Work {
         tier,
         name,
@@ -255,10 +276,13 @@ fn do_work(work: Work<'_>, workspace: &Workspace, results: &Path, progress: &Pro
     let label = format!("{tier} {name}");
     progress.start(&label, watched, expected);
     let verdicts = match task {
-        Task::Step(step) => step().and_then(|step| Ok(vec![step::run(&step, &directory)?])),
-        Task::Guest(plan) => plan.run(workspace, &directory, &|what| {
-            progress.say(&format!("{label}: {what}"));
-        }),
+        Task::Step(step) => step().and_then(|step| Ok(vec![step::run(&step, &directory, niceness)?])),
+        Task::Guest(mut plan) => {
+            plan.guest.niceness = niceness;
+            plan.run(workspace, &directory, &|what| {
+                progress.say(&format!("{label}: {what}"));
+            })
+        }
     };
     let verdicts = verdicts.unwrap_or_else(|error| {
         vec![Verdict {
@@ -313,6 +337,12 @@ fn do_work(work: Work<'_>, workspace: &Workspace, results: &Path, progress: &Pro
     done
 }
 
+/// By the file system's eyes: the owner of what this process makes.
+fn is_root() -> Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(fs::metadata("/proc/self").context("/proc is not mounted")?.uid() == 0)
+}
+
 /// Counted up with each commit; where the history is not there, of the commit's name.
 fn turn(workspace: &Workspace) -> usize {
     let git = |arguments: &[&str]| output(workspace.command("git").args(arguments)).unwrap_or_default();
@@ -354,6 +384,7 @@ fn left_out(
                 parts.join(" and ")
             ));
             left.push("counts of verified instructions on other kernels than the newest".to_owned());
+            left.push("tests of containers with cgroup v2 alone, but for two".to_owned());
             left.push("one of two kernels with preempt=full, in turn by commit".to_owned());
         }
         if tiers.contains(&Tier::Host) {

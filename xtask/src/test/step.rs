@@ -185,16 +185,17 @@ pub(crate) struct Verdict {
     pub(crate) results: Vec<Record>,
 }
 
-/// Runs a step on this machine. It ends with its time, and with this process.
-pub(crate) fn run(step: &Step, directory: &Path) -> Result<Verdict> {
+/// Runs a step on this machine, with this niceness. It ends with its time.
+pub(crate) fn run(step: &Step, directory: &Path, niceness: u8) -> Result<Verdict> {
     let traces = Traces::new(directory, &step.name);
     fs::create_dir_all(directory).with_context(|| format!("failed to make {}", directory.display()))?;
     let create =
         |path: &Path| File::create(path).with_context(|| format!("failed to make {}", path.display()));
     let (stdout, log) = (create(&traces.events())?, create(&traces.log())?);
     let begin = Instant::now();
-    let status = Command::new("timeout")
-        .args(["--foreground", "--kill-after=10"])
+    let status = Command::new("nice")
+        .args(["-n", &niceness.to_string()])
+        .args(["timeout", "--foreground", "--kill-after=10"])
         .arg(step.patience.as_secs().to_string())
         .arg(&step.program)
         .args(&step.arguments)
@@ -322,7 +323,7 @@ mod tests {
         let mut step = Step::command("script", directory.path(), "/bin/sh", &["-c", text]);
         step.harness = Harness::Records;
         step.expected = expected.iter().map(|&it| it.to_owned()).collect();
-        run(&step.within(Duration::from_secs(1)), directory.path()).unwrap()
+        run(&step.within(Duration::from_secs(1)), directory.path(), 0).unwrap()
     }
 
     const A_PASSES: &str = r#"echo '{"name":"a","outcome":"passed"}' >>$TEST_RESULTS; "#;
@@ -395,7 +396,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shell = |text| {
             let step = Step::command("fmt", directory.path(), "/bin/sh", &["-c", text]);
-            run(&step, directory.path()).unwrap()
+            run(&step, directory.path(), 0).unwrap()
         };
         let good = shell("true");
         assert_eq!((good.passed, failures(&good)), (1, vec![]));
