@@ -41,7 +41,7 @@ pictures: ## make the README's pictures from what a real agent shows over a real
 bench: setup ## measure what it costs (docs/benchmarks.md), in a quarter of an hour; RECORD=1 writes the results there
 	.ci/bench $(if $(RECORD),--record)
 
-test: ## all checks and tests by risk, in 25 minutes: this kernel, five others in guests, an API server, a node; ARGS="--tier lint"
+test: ## checks and tests by risk: this kernel, five others in guests, an API server, a node; ARGS="--tier lint"
 	.ci/setup test
 	$(env) cargo xtask test $(ARGS)
 
