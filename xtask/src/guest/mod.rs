@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 pub(crate) use command::Arguments;
-use death::Death;
+pub(crate) use death::Death;
 
 use crate::workspace::Workspace;
 

@@ -125,13 +125,13 @@ impl Plan {
                 let took = at.map_or(0.0, |at: f64| at - before.unwrap_or(at));
                 before = at.or(before);
                 let mut verdict = step::judge(step, &traces, code, took);
+                // Not in place of what has failed before: that must not be tried again.
                 if code.is_none() {
                     let why = match end {
                         End::Died(death) => death.to_string(),
                         End::TimedOut => "the guest hangs".to_owned(),
                         End::Finished { code, .. } => format!("the guest ended before it, with code {code}"),
                     };
-                    verdict.failures.pop(); // what `judge` says of a step without an exit code
                     let why = format!("{GONE}{why}; {}", console(directory));
                     verdict.failures.push((step.name.clone(), why));
                 }
@@ -156,4 +156,44 @@ fn ended(traces: &Traces) -> (Option<i32>, Option<f64>) {
     let text = fs::read_to_string(traces.end()).unwrap_or_default();
     let (code, at) = text.trim().split_once(' ').unwrap_or_default();
     (code.parse().ok(), at.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::Death;
+
+    /// A guest that died after its only step had told this result.
+    fn died_after(result: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut step = Step::command("table", directory.path(), "/bin/true", &[]);
+        step.harness = Harness::Records;
+        step.expected = ["a".to_owned()].into();
+        let plan = Plan {
+            name: "6.1".to_owned(),
+            guest: Guest::new("6.1"),
+            steps: vec![step],
+        };
+        fs::write(directory.path().join("table.jsonl"), result).unwrap();
+        let end = End::Died(Death::Kernel("int3".to_owned()));
+        let verdicts = plan.judge(directory.path(), &end);
+        let failures = verdicts.iter().flat_map(|verdict| &verdict.failures);
+        failures.map(|(_, why)| why.clone()).collect()
+    }
+
+    #[test]
+    fn what_failed_before_a_guest_died_stays_a_failure() {
+        let failures = died_after("{\"name\":\"a\",\"outcome\":\"failed\",\"message\":\"2 is not 3\"}\n");
+        assert_eq!(failures.len(), 2, "{failures:?}");
+        assert_eq!(failures[0], "2 is not 3");
+    }
+
+    #[test]
+    fn a_guest_that_dies_is_one_failure_of_its_step() {
+        for result in ["", "{\"name\":\"a\",\"outcome\":\"passed\"}\n"] {
+            let failures = died_after(result);
+            assert_eq!(failures.len(), 1, "{failures:?}");
+            assert!(failures[0].starts_with(GONE), "{failures:?}");
+        }
+    }
 }

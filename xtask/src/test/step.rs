@@ -213,13 +213,19 @@ pub(crate) fn run(step: &Step, directory: &Path, niceness: u8) -> Result<Verdict
         .status()
         .with_context(|| format!("failed to run {}", step.program.display()))?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(judge(step, &traces, status.code(), seconds))
+    let mut verdict = judge(step, &traces, status.code(), seconds);
+    if status.code().is_none() {
+        let killed = format!("{status}; {}", tail(&traces.log()));
+        verdict.failures.push((step.name.clone(), killed));
+    }
+    Ok(verdict)
 }
 
 /// timeout(1): the command has not ended in time, and has been killed.
 const TIMED_OUT: [i32; 2] = [124, 137];
 
-/// Holds what a step has said against what it must have said. `code` is none if it was killed, or never ended.
+/// Holds what a step has said against what it must have said. `code` is none if it was killed, or never ended:
+/// why, the caller adds as one more failure.
 pub(crate) fn judge(step: &Step, traces: &Traces, code: Option<i32>, seconds: f64) -> Verdict {
     let mut verdict = Verdict {
         step: step.name.clone(),
@@ -266,11 +272,12 @@ pub(crate) fn judge(step: &Step, traces: &Traces, code: Option<i32>, seconds: f6
             );
             verdict.failures.push((step.name.clone(), late));
         }
-        _ if missing.is_empty() && !verdict.failures.is_empty() => {}
-        code => {
-            let code = code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+        // Who knows why it never ended adds that: see `run`, and the guests.
+        None => {}
+        Some(_) if missing.is_empty() && !verdict.failures.is_empty() => {}
+        Some(code) => {
             let died = format!(
-                "{code}; {} results are missing, first of {:?}; {}",
+                "exit code {code}; {} results are missing, first of {:?}; {}",
                 missing.len(),
                 missing.first().map_or("none", String::as_str),
                 tail(&traces.log())
