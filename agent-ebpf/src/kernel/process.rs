@@ -26,8 +26,19 @@ static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(16384, 0);
 #[map]
 static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
 
-/// Adds one to the current process's counter for `code`.
-pub fn count(code: u16) {
+/// Adds one to the current process's counter for `code`. Returns 0.
+///
+/// Global in the verifier's sense: it walks through this once for each program, and not again for each way to a call. A
+/// global function has to return a number (until Linux 6.8).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count(code: u16) -> u32 {
+    add_one(code);
+    0
+}
+
+#[inline(always)]
+fn add_one(code: u16) {
     let key = if setting(Setting::TypedTask) == 1 {
         // SAFETY: no arguments.
         let task = unsafe { bpf_get_current_task_btf() } as u64;
