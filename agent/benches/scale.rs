@@ -10,8 +10,6 @@
 )]
 
 mod support;
-#[path = "../tests/world/mod.rs"]
-mod world;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -25,7 +23,7 @@ use agent::report::model::Report;
 use agent::stats::Event;
 use anyhow::{Context as _, Result, ensure};
 use support::{clock_ticks, count, figure, memory, print_table};
-use world::{Agent, World, settings};
+use testkit::world::{Agent, World, settings};
 
 const PODS: u32 = 200;
 const PROCESSES: u32 = 2000;

@@ -1,15 +1,13 @@
 //! What it takes to know the names of a full node. One test, in a process of its own: all memory is counted.
 
-mod apiserver;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agent::pods::{self, Sources};
-use apiserver::{ApiServer, NODE, owned_by, pod};
 use serde_json::{Value, json};
+use testkit::apiserver::{ApiServer, NODE, owned_by, pod};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use super::calls::{Receive, Send, WHOLE};
 use super::client::Client;
 use super::server::Server;
-use super::support::Codes;
+use testkit::live::Codes;
 
 /// What a connection goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,14 +22,9 @@ mod client;
 mod foreign;
 mod framing;
 mod processes;
-#[path = "../results/mod.rs"]
-mod results;
 mod server;
 mod shapes;
 mod slow_arrival;
-#[allow(dead_code, reason = "some of it is for the other tests")]
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -45,8 +40,8 @@ use std::time::{Duration, Instant};
 
 use case::{Case, Counts, Mode, Play, Transport, Truth, Turn};
 use client::Client;
-use results::record;
-use support::{Agent, Nginx, for_each_hook};
+use testkit::live::{Agent, Nginx, for_each_hook};
+use testkit::results::record;
 
 /// Time after which what has not been counted is missing.
 const SETTLED: Duration = Duration::from_secs(5);

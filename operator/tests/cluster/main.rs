@@ -14,7 +14,8 @@ mod bench;
 mod control_plane;
 mod kubelet;
 mod names;
-#[path = "../../../agent/tests/results/mod.rs"]
+#[expect(unreachable_pub, reason = "the agent's tests have it from a crate")]
+#[path = "../../../agent/testkit/src/results.rs"]
 mod results;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,5 @@
 //! `top` in a real terminal (tmux, .ci/setup test), over a real agent and a real nginx; and its plain output.
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Agent, Nginx, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Nginx, wait_for};
+use testkit::turn::Turn;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_scope-http-statistics-agent");
 const COLUMNS: usize = 80;
@@ -138,6 +136,7 @@ fn name() -> String {
 
 #[test]
 fn a_terminal_shows_what_nginx_logs_and_takes_keys() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let agent = Agent::start("tracepoint");
     let nginx = Nginx::start_as(&name());
@@ -241,6 +240,7 @@ fn a_terminal_shows_what_nginx_logs_and_takes_keys() {
 
 #[test]
 fn top_counts_itself_where_no_agent_runs() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = TempDir::new().expect("a temporary directory");
     let nginx = Nginx::start_as(&name());
@@ -277,6 +277,7 @@ fn top_counts_itself_where_no_agent_runs() {
 
 #[test]
 fn top_ends_with_its_terminal() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = TempDir::new().expect("a temporary directory");
     let terminal = Terminal::start(&[]);
@@ -323,6 +324,7 @@ fn top(directory: &Path, arguments: &[&str]) -> Output {
 
 #[test]
 fn scripts_get_plain_tables_and_json() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let agent = Agent::start("tracepoint");
     let nginx = Nginx::start_as(&name());
@@ -345,7 +347,7 @@ fn scripts_get_plain_tables_and_json() {
     });
     assert_eq!(json["by"], "process");
     assert_eq!(json["hook"], "tracepoint");
-    let mut responses = support::Codes::new();
+    let mut responses = testkit::live::Codes::new();
     for row in json["rows"].as_array().expect("rows") {
         assert_eq!(row["name"], filter.as_str());
         let pid = row["pid"].as_u64().expect("a PID");

@@ -2,8 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod ui;
-#[path = "../world/mod.rs"]
-mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,9 +10,9 @@ use std::time::{Duration, Instant};
 use agent::bpf::Loss;
 use agent::stats::Event;
 use agent::workload::{Container, Controller, ControllerKind, Directory, Pod};
+use testkit::world::{Agent, World, settings};
 use tokio::time::sleep;
 use ui::{App, Details, Kind, Probe};
-use world::{Agent, World, settings};
 
 const CONTAINER: &str = "3f4e9c1a5b7d8e2f3f4e9c1a5b7d8e2f3f4e9c1a5b7d8e2f3f4e9c1a5b7d8e2f";
 const POD: &str = "0c6f2b1e-8d1a-4a55-9d3f-5f4f3c2b1a00";

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Codes, wait_for};
+use crate::live::{Codes, wait_for};
 
 /// What a runtime allows a container by default.
 const CAPABILITIES: [&str; 14] = [
@@ -37,13 +37,13 @@ const CAPABILITIES: [&str; 14] = [
 const SHARED: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"];
 
 /// Digits that no other run has.
-pub(crate) fn digits(count: usize) -> String {
+pub fn digits(count: usize) -> String {
     let parts = std::iter::repeat_with(|| format!("{:016x}", RandomState::new().hash_one(0)));
     let text: String = parts.take(count.div_ceil(16)).collect();
     text[..count].to_owned()
 }
 
-pub(crate) fn new_uid() -> String {
+pub fn new_uid() -> String {
     let digits = digits(32);
     let parts = [
         &digits[..8],
@@ -55,19 +55,19 @@ pub(crate) fn new_uid() -> String {
     parts.join("-")
 }
 
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
 }
 
 /// Whether only cgroup v2 is in use.
-pub(crate) fn is_unified() -> bool {
+pub fn is_unified() -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").expect("/proc");
     own.lines().all(|line| line.starts_with("0::"))
 }
 
 /// Mount points of all hierarchies, each with the type and the options of its file system.
-pub(crate) fn hierarchies() -> Vec<(PathBuf, String, String)> {
+pub fn hierarchies() -> Vec<(PathBuf, String, String)> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
     mounts
         .lines()
@@ -82,7 +82,7 @@ pub(crate) fn hierarchies() -> Vec<(PathBuf, String, String)> {
 
 /// A cgroup below which a test has all of its own. Removed in the end.
 #[derive(Debug)]
-pub(crate) struct Cgroup {
+pub struct Cgroup {
     path: String,
     /// Not in the v2 hierarchy.
     is_v1: bool,
@@ -90,21 +90,21 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     /// As kubelet's `--cgroup-root`.
-    pub(crate) fn root() -> Self {
+    pub fn root() -> Self {
         Self::new(&format!("/http-statistics-{}", digits(8)))
     }
 
     /// One that belongs to another, in all hierarchies.
-    pub(crate) fn new(path: &str) -> Self {
+    pub fn new(path: &str) -> Self {
         Self::make(path, false)
     }
 
     /// The same in those of v1 only, and in the root of v2, as on hosts that do not use that.
-    pub(crate) fn in_v1(path: &str) -> Self {
+    pub fn in_v1(path: &str) -> Self {
         Self::make(path, true)
     }
 
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.path
     }
 
@@ -139,7 +139,7 @@ impl Cgroup {
     }
 
     /// Moves a process here.
-    pub(crate) fn take(&self, pid: u32) {
+    pub fn take(&self, pid: u32) {
         for directory in self.directories() {
             fs::write(directory.join("cgroup.procs"), pid.to_string()).expect("a cgroup to move to");
         }
@@ -152,7 +152,7 @@ impl Cgroup {
     }
 
     /// Removes it as soon as its processes are gone.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         for directory in self.directories() {
             wait_for("a cgroup without processes", || {
                 match fs::remove_dir(&directory) {
@@ -183,7 +183,7 @@ fn remove_below(directory: &Path) {
 
 /// What runs in a container.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Server {
+pub enum Server {
     /// nginx with two workers, which live on.
     Prefork,
     /// A process for each request, which ends with it: busybox's httpd, started by a listener that never reads.
@@ -192,7 +192,7 @@ pub(crate) enum Server {
 
 impl Server {
     /// The command that serves `directory`.
-    pub(crate) fn command(self, directory: &Path, port: u16) -> Vec<String> {
+    pub fn command(self, directory: &Path, port: u16) -> Vec<String> {
         let directory = directory.display();
         match self {
             Self::Prefork => format!("nginx -e stderr -p {directory} -c {directory}/nginx.conf"),
@@ -207,7 +207,7 @@ impl Server {
 }
 
 /// Files to serve: `www/index.html`, and nginx's configuration.
-pub(crate) fn write_site(directory: &Path, port: u16) {
+pub fn write_site(directory: &Path, port: u16) {
     fs::create_dir_all(directory.join("www")).expect("a directory");
     fs::write(directory.join("www/index.html"), "hello\n").expect("a page");
     let prefix = directory.display();
@@ -225,7 +225,7 @@ pub(crate) fn write_site(directory: &Path, port: u16) {
 }
 
 /// Asks for `path` on a connection of its own; the status code.
-pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
+pub fn get(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_mins(1)))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())?;
@@ -239,14 +239,14 @@ pub(crate) fn get(port: u16, path: &str) -> io::Result<String> {
 
 /// What was asked for and answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Truth {
-    pub(crate) requests: u64,
-    pub(crate) codes: Codes,
+pub struct Truth {
+    pub requests: u64,
+    pub codes: Codes,
 }
 
 impl Truth {
     /// Asks `count` times, every third time for what is not there.
-    pub(crate) fn drive(&mut self, port: u16, count: usize) {
+    pub fn drive(&mut self, port: u16, count: usize) {
         for number in 0..count {
             let path = if number % 3 == 2 {
                 "/missing"
@@ -262,7 +262,7 @@ impl Truth {
 
 /// Which network a container is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Network {
+pub enum Network {
     /// The node's, so that most tests need none; pods with `hostNetwork` are there.
     Node,
     /// One of its own, with nothing but a loopback device.
@@ -270,10 +270,10 @@ pub(crate) enum Network {
 }
 
 /// A running container. Killed and removed when dropped.
-pub(crate) struct Container {
-    pub(crate) id: String,
-    pub(crate) port: u16,
-    pub(crate) truth: Truth,
+pub struct Container {
+    pub id: String,
+    pub port: u16,
+    pub truth: Truth,
     directory: TempDir,
     /// Its network, if that is its own.
     network: Option<File>,
@@ -281,12 +281,12 @@ pub(crate) struct Container {
 
 impl Container {
     /// Starts `server` in the cgroup `path`, in which `{id}` is the container's id, and waits until it listens.
-    pub(crate) fn start(path: &str, server: Server) -> Self {
+    pub fn start(path: &str, server: Server) -> Self {
         Self::start_on(Network::Node, free_port(), path, server)
     }
 
     /// The same on this network and port.
-    pub(crate) fn start_on(network: Network, port: u16, path: &str, server: Server) -> Self {
+    pub fn start_on(network: Network, port: u16, path: &str, server: Server) -> Self {
         let mut container = Self {
             id: digits(64),
             port,
@@ -348,7 +348,7 @@ impl Container {
     }
 
     /// Runs `server` on another port in the same container, as `kubectl exec` does.
-    pub(crate) fn exec(&self, server: Server) -> u16 {
+    pub fn exec(&self, server: Server) -> u16 {
         let port = free_port();
         let mut arguments = vec!["exec".to_owned(), "--detach".to_owned(), self.id.clone()];
         let site = self.directory.path().join("exec");
@@ -362,7 +362,7 @@ impl Container {
         port
     }
 
-    pub(crate) fn drive(&mut self, count: usize) {
+    pub fn drive(&mut self, count: usize) {
         let (mut truth, port) = (std::mem::take(&mut self.truth), self.port);
         self.truth = self.within(|| {
             truth.drive(port, count);

@@ -1,7 +1,5 @@
 //! Every program is taken by the running kernel's verifier, and by those of guests (`VM_KERNELS`, `cargo xtask vm`).
 
-mod results;
-
 use std::{
     env,
     io::{self, Write as _},
@@ -9,11 +7,12 @@ use std::{
 };
 
 use agent::bpf::{Hook, preflight, verify};
-use results::record;
+use testkit::results::record;
+use testkit::turn::Turn;
 
 /// What the verifiers of the virtual machines' kernels walked through when it was last looked at, as lines of kernel,
 /// hook, program and count. To be made anew with what this test prints (docs/development.md).
-const RECORDED: &str = include_str!("golden/verified-instructions.txt");
+const RECORDED: &str = include_str!("../golden/verified-instructions.txt");
 
 /// In place of a count where the kernel does not tell it: before Linux 5.16.
 const UNKNOWN: &str = "unknown";
@@ -23,6 +22,7 @@ const TOLERANCE: f64 = 1.2;
 
 #[test]
 fn every_program_passes_the_verifier() {
+    let _turn = Turn::of(module_path!());
     let kernel = env::var("TEST_KERNEL");
     let mut unlike = Vec::new();
     for hook in Hook::ALL {
@@ -65,6 +65,7 @@ fn unlike_recorded(kernel: &str, hook: Hook, program: &str, count: Option<u32>) 
 
 #[test]
 fn preflight_tells_which_hook_auto_takes() {
+    let _turn = Turn::of(module_path!());
     let rows = preflight().rows;
     let taken: Vec<_> = rows
         .iter()

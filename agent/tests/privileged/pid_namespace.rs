@@ -3,9 +3,6 @@
 //!
 //! On the host as root, with the hook `tracepoint`, or in a virtual machine (.ci/vm-runner) with all.
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -14,7 +11,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use support::{Agent, Codes, end, for_each_hook, wait_for};
+use testkit::live::{Agent, Codes, end, for_each_hook, wait_for};
+use testkit::turn::Turn;
 
 /// Set for this test when it runs inside the namespace.
 const INSIDE: &str = "PID_NAMESPACE_TEST_INSIDE";
@@ -27,6 +25,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: cl
 
 #[test]
 fn processes_are_known_by_the_ids_of_the_agents_own_namespace() {
+    let _turn = Turn::of(module_path!());
     if env::var_os(INSIDE).is_some() {
         return for_each_hook(inside);
     }
@@ -34,7 +33,10 @@ fn processes_are_known_by_the_ids_of_the_agents_own_namespace() {
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(env::current_exe().expect("this binary"))
         .args(["--exact", "--nocapture"])
-        .arg("processes_are_known_by_the_ids_of_the_agents_own_namespace")
+        .arg(concat!(
+            module_path!(),
+            "::processes_are_known_by_the_ids_of_the_agents_own_namespace"
+        ))
         .env(INSIDE, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

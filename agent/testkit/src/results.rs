@@ -9,12 +9,12 @@ use std::time::Duration;
 use serde_json::json;
 
 /// Whether it held, and if not, why.
-pub(crate) type Outcome<'a> = Result<(), &'a str>;
+pub type Outcome<'a> = Result<(), &'a str>;
 
 /// Tells one result: of a test without libtest's harness, or of one thing of several that hold in a test.
 ///
 /// Without the variable there is nobody to tell.
-pub(crate) fn record(name: &str, outcome: Outcome<'_>, took: Duration) {
+pub fn record(name: &str, outcome: Outcome<'_>, took: Duration) {
     let Some(path) = env::var_os("TEST_RESULTS") else {
         return;
     };

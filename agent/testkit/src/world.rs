@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Counters in memory.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counters(Arc<Mutex<Maps>>);
+pub struct Counters(Arc<Mutex<Maps>>);
 
 #[derive(Debug, Default)]
 struct Maps {
@@ -38,7 +38,7 @@ struct Maps {
 
 impl Counters {
     /// Something happened.
-    pub(crate) fn hit(&self, owner: Owner, event: Event, count: u64) {
+    pub fn hit(&self, owner: Owner, event: Event, count: u64) {
         *self
             .0
             .lock()
@@ -49,7 +49,7 @@ impl Counters {
     }
 
     /// Something could not be counted.
-    pub(crate) fn lose(&self, loss: Loss, count: u64) {
+    pub fn lose(&self, loss: Loss, count: u64) {
         let index = Loss::ALL.iter().position(|known| *known == loss).unwrap();
         self.0.lock().unwrap().losses.0[index] += count;
     }
@@ -86,14 +86,14 @@ impl Kernel for Counters {
 }
 
 /// What the agent sees. Its `/proc` and its cgroups are directories.
-pub(crate) struct World {
-    pub(crate) counters: Counters,
-    pub(crate) directory: watch::Sender<Arc<Directory>>,
+pub struct World {
+    pub counters: Counters,
+    pub directory: watch::Sender<Arc<Directory>>,
     root: TempDir,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let world = Self {
             counters: Counters::default(),
             directory: watch::Sender::default(),
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// A process appears.
-    pub(crate) fn start(&self, pid: u32, command: &str, cgroup: &str) -> Owner {
+    pub fn start(&self, pid: u32, command: &str, cgroup: &str) -> Owner {
         fs::create_dir_all(self.cgroup(cgroup)).unwrap();
         let owner = Owner {
             pid,
@@ -147,12 +147,12 @@ impl World {
     }
 
     /// A cgroup is gone.
-    pub(crate) fn remove(&self, cgroup: &str) {
+    pub fn remove(&self, cgroup: &str) {
         fs::remove_dir(self.cgroup(cgroup)).unwrap();
     }
 
     /// The test itself, as a poller, has this environment and is in this PID namespace.
-    pub(crate) fn poller(&self, environment: &str, pid_namespace: &str) {
+    pub fn poller(&self, environment: &str, pid_namespace: &str) {
         let directory = self.process(std::process::id());
         let _before = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("ns")).unwrap();
@@ -162,7 +162,7 @@ impl World {
     }
 
     /// A process is gone.
-    pub(crate) fn end(&self, owner: Owner) {
+    pub fn end(&self, owner: Owner) {
         fs::remove_dir_all(self.process(owner.pid)).unwrap();
     }
 
@@ -186,7 +186,7 @@ impl World {
 }
 
 /// Settings that do not depend on this host, with these options of a file; without those that are empty.
-pub(crate) fn settings(overrides: &[(&str, &str)]) -> Settings {
+pub fn settings(overrides: &[(&str, &str)]) -> Settings {
     let mut options: BTreeMap<&str, &str> =
         [("hostId", "node-1"), ("interval", "100ms"), ("history", "6s")].into();
     options.extend(overrides.iter().copied());
@@ -199,21 +199,21 @@ pub(crate) fn settings(overrides: &[(&str, &str)]) -> Settings {
 }
 
 /// A running agent on a socket in a plugin directory of its own.
-pub(crate) struct Agent {
-    pub(crate) root: TempDir,
-    pub(crate) feed: Feed,
+pub struct Agent {
+    pub root: TempDir,
+    pub feed: Feed,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Agent {
-    pub(crate) async fn start(world: &World, settings: &Settings) -> Self {
+    pub async fn start(world: &World, settings: &Settings) -> Self {
         let root = tempfile::tempdir().unwrap();
         Self::start_in(root, world, settings).await
     }
 
     /// In a directory that another one may have used.
-    pub(crate) async fn start_in(root: TempDir, world: &World, settings: &Settings) -> Self {
+    pub async fn start_in(root: TempDir, world: &World, settings: &Settings) -> Self {
         let (socket, listener) = PluginSocket::claim(&plugin_dir(&root)).await.unwrap();
         let (sampler, feed) = world.sampler(settings);
         let stop = CancellationToken::new();
@@ -234,12 +234,12 @@ impl Agent {
         }
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         plugin_dir(&self.root).socket()
     }
 
     /// Stops it. Returns how long that took, and its directory.
-    pub(crate) async fn stop(self) -> (Duration, TempDir) {
+    pub async fn stop(self) -> (Duration, TempDir) {
         let begin = Instant::now();
         self.stop.cancel();
         for task in self.tasks {
@@ -249,6 +249,6 @@ impl Agent {
     }
 }
 
-pub(crate) fn plugin_dir(root: &TempDir) -> PluginDir {
+pub fn plugin_dir(root: &TempDir) -> PluginDir {
     root.path().join("plugins").to_str().unwrap().parse().unwrap()
 }

@@ -5,8 +5,6 @@
     reason = "a test that cannot go on has failed"
 )]
 
-mod apiserver;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +12,9 @@ use std::time::Duration;
 
 use agent::pods::{self, NodeFiles, Sources};
 use agent::workload::{ControllerKind, Directory, PodUid};
-use apiserver::{ApiServer, Fault, NODE, owned_by, pod, reference};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::apiserver::{ApiServer, Fault, NODE, owned_by, pod, reference};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -1,17 +1,15 @@
 //! A configuration file that changes while the real agent runs, as kubelet changes a mounted `ConfigMap`. As root.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use support::{Agent, Nginx, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Nginx, wait_for};
+use testkit::turn::Turn;
 
 /// A volume as kubelet makes it: the file is a symlink into `..data`, which is a symlink to the directory of a version.
 struct Mount {
@@ -89,6 +87,7 @@ fn set(codes: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn what_changes_in_the_file_is_taken_over_without_a_restart() {
+    let _turn = Turn::of(module_path!());
     let mut mount = Mount::new("interval: 60s\nstatusCodes: [200, 404]\n");
     let agent = Agent::start_with("auto", &["--config", &mount.file(), "--host-id", "node-1"]);
     let log_has = |words: &[&str]| {

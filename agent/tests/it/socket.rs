@@ -1,8 +1,6 @@
 //! The plugin's socket: its life on disk, what is served on it, and clients that do not behave.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod world;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -22,9 +20,9 @@ use agent::stats::Event;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::world::{Agent, World, settings};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use world::{Agent, World, settings};
 
 /// Nothing waits for it unless something is broken.
 const PATIENCE: Duration = Duration::from_mins(1);

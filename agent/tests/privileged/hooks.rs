@@ -4,10 +4,6 @@
 //! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a guest for each kernel (`cargo xtask vm`).
 //! `TEST_HOOKS="fentry kprobe"` names others.
 
-mod results;
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
@@ -16,8 +12,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use results::record;
-use support::{Agent, Nginx, Totals, wait_for};
+use testkit::live::{Agent, Nginx, Totals, wait_for};
+use testkit::results::record;
+use testkit::turn::Turn;
 
 /// More than two of the agent's ticks: what is going to be counted is counted by then.
 const SETTLED: Duration = Duration::from_millis(2500);
@@ -27,7 +24,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn for_each_hook(test: impl Fn(&str)) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    support::for_each_hook(test);
+    testkit::live::for_each_hook(test);
 }
 
 /// The kernel's list of probes that were made by name, as those on returns are (hook `kprobe`).
@@ -118,16 +115,19 @@ fn totals_agree(hook: &str, connections: usize, requests: usize) {
 
 #[test]
 fn totals_equal_the_access_log_on_one_connection() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| totals_agree(hook, 1, 240));
 }
 
 #[test]
 fn totals_equal_the_access_log_on_64_connections() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| totals_agree(hook, 64, 36));
 }
 
 #[test]
 fn what_processes_did_still_counts_when_they_have_exited() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| {
         let agent = Agent::start(hook);
         let nginx = Nginx::start();

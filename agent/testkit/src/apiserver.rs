@@ -19,11 +19,11 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// The node whose pods are asked for.
-pub(crate) const NODE: &str = "node-1";
+pub const NODE: &str = "node-1";
 
 /// What happens instead of an answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// This status, as an API server says it.
     Status(u16),
     /// Something that is no answer of an API server.
@@ -57,7 +57,7 @@ struct Objects {
 type Shared = (Arc<Mutex<Objects>>, watch::Sender<u64>, watch::Sender<u64>);
 
 /// A running server. Ends with the runtime of the test.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     objects: Arc<Mutex<Objects>>,
     changes: watch::Sender<u64>,
     /// Watches that began before this number changed are cut.
@@ -68,7 +68,7 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// Takes a port, but does not listen to anyone before [`serve`](Self::serve).
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let directory = TempDir::new().expect("a temporary directory");
@@ -89,14 +89,14 @@ impl ApiServer {
     }
 
     /// One that serves.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let mut server = Self::new();
         server.serve();
         server
     }
 
     /// Begins to answer. Needs a runtime.
-    pub(crate) fn serve(&mut self) {
+    pub fn serve(&mut self) {
         let listener = self.listener.take().expect("it serves once");
         listener.set_nonblocking(true).expect("a socket");
         let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime");
@@ -111,7 +111,7 @@ impl ApiServer {
         tokio::spawn(async { axum::serve(listener, router).await });
     }
 
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
     }
 
@@ -120,7 +120,7 @@ impl ApiServer {
     }
 
     /// Adds or changes a pod, by UID.
-    pub(crate) fn apply(&self, mut pod: Value) {
+    pub fn apply(&self, mut pod: Value) {
         let uid = pod["metadata"]["uid"].as_str().expect("a UID").to_owned();
         let mut objects = self.objects();
         objects.version += 1;
@@ -135,7 +135,7 @@ impl ApiServer {
         self.changes.send_replace(version);
     }
 
-    pub(crate) fn delete(&self, uid: &str) {
+    pub fn delete(&self, uid: &str) {
         let mut objects = self.objects();
         objects.version += 1;
         let version = objects.version;
@@ -147,37 +147,37 @@ impl ApiServer {
     }
 
     /// What owns pods: `replicasets` or `jobs`.
-    pub(crate) fn set_owner(&self, kind: &str, namespace: &str, name: &str, metadata: Value) {
+    pub fn set_owner(&self, kind: &str, namespace: &str, name: &str, metadata: Value) {
         let key = format!("{kind}/{namespace}/{name}");
         self.objects().owners.insert(key, metadata);
     }
 
-    pub(crate) fn refuse_owners(&self, status: u16) {
+    pub fn refuse_owners(&self, status: u16) {
         self.objects().owner_fault = Some(status);
     }
 
-    pub(crate) fn fail_lists(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub fn fail_lists(&self, faults: impl IntoIterator<Item = Fault>) {
         self.objects().list_faults.extend(faults);
     }
 
-    pub(crate) fn fail_watches(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub fn fail_watches(&self, faults: impl IntoIterator<Item = Fault>) {
         self.objects().watch_faults.extend(faults);
     }
 
     /// Ends all watches under way.
-    pub(crate) fn cut_watches(&self) {
+    pub fn cut_watches(&self) {
         self.cut.send_modify(|cut| *cut += 1);
     }
 
     /// Forgets what happened so far: watches that want to begin there are told so.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         let mut objects = self.objects();
         objects.oldest = objects.version;
         objects.events.clear();
     }
 
     /// Paths and queries so far; those with `part` in it.
-    pub(crate) fn requests(&self, part: &str) -> Vec<String> {
+    pub fn requests(&self, part: &str) -> Vec<String> {
         let objects = self.objects();
         objects
             .requests
@@ -188,7 +188,7 @@ impl ApiServer {
     }
 
     /// How many watches and how many lists were begun.
-    pub(crate) fn watches_and_lists(&self) -> (usize, usize) {
+    pub fn watches_and_lists(&self) -> (usize, usize) {
         let all = self.requests("/api/v1/pods");
         let watches = all.iter().filter(|uri| uri.contains("watch=")).count();
         let more = all.iter().filter(|uri| uri.contains("continue=")).count();
@@ -328,7 +328,7 @@ async fn owner(
 }
 
 /// A pod with containers, by id and name, all of them running.
-pub(crate) fn pod(uid: &str, namespace: &str, name: &str, containers: &[(&str, &str)]) -> Value {
+pub fn pod(uid: &str, namespace: &str, name: &str, containers: &[(&str, &str)]) -> Value {
     let statuses: Vec<Value> = containers
         .iter()
         .map(|(id, name)| {
@@ -344,12 +344,12 @@ pub(crate) fn pod(uid: &str, namespace: &str, name: &str, containers: &[(&str, &
 }
 
 /// The same, made by something.
-pub(crate) fn owned_by(mut pod: Value, api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
+pub fn owned_by(mut pod: Value, api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
     pod["metadata"]["ownerReferences"] = json!([reference(api_version, kind, name, uid)]);
     pod
 }
 
-pub(crate) fn reference(api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
+pub fn reference(api_version: &str, kind: &str, name: &str, uid: &str) -> Value {
     json!({"apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": true,
         "blockOwnerDeletion": true})
 }

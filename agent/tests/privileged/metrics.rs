@@ -1,9 +1,6 @@
 //! `/metrics` as Prometheus sees it: the real agent and a real nginx, read by a real Prometheus and judged by `promtool`
 //! (both of Debian's package `prometheus`, .ci/setup test).
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -15,8 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Agent, Nginx, end, free_port, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Nginx, end, free_port, wait_for};
+use testkit::turn::Turn;
 
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0";
 
@@ -116,6 +114,7 @@ fn chart_file(name: &str) -> PathBuf {
 
 #[test]
 fn promtool_has_nothing_to_say_against_the_metrics() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (agent, port) = start_agent();
     let nginx = Nginx::start();
@@ -156,6 +155,7 @@ fn promtool_has_nothing_to_say_against_the_metrics() {
 
 #[test]
 fn the_programs_run_time_is_told_while_the_kernel_measures_it() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // As `sysctl kernel.bpf_stats_enabled=1` does, until it is dropped.
     let measuring = agent::bpf::measure_run_times().expect("root, and Linux 5.8");
@@ -196,6 +196,7 @@ fn the_programs_run_time_is_told_while_the_kernel_measures_it() {
 
 #[test]
 fn counters_equal_the_access_log_and_never_fall() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (agent, port) = start_agent();
     let mut before = BTreeMap::new();
@@ -368,6 +369,7 @@ fn dashboard_expressions() -> Vec<String> {
 
 #[test]
 fn a_real_prometheus_scrapes_what_the_log_says_and_every_panel_has_something_to_show() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (agent, port) = start_agent();
     let prometheus = Prometheus::start(port);
@@ -439,15 +441,17 @@ fn a_real_prometheus_scrapes_what_the_log_says_and_every_panel_has_something_to_
 
 #[test]
 fn the_alert_rules_are_right() {
+    let _turn = Turn::of(module_path!());
     let rules = chart_file("rules.yaml");
     promtool_accepts(&["check", "rules", rules.to_str().expect("text")], "");
     // What fires, and what does not.
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metrics/rules.yaml");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged/metrics/rules.yaml");
     promtool_accepts(&["test", "rules", tests.to_str().expect("text")], "");
 }
 
 #[test]
 fn the_port_is_refused_if_it_is_taken() {
+    let _turn = Turn::of(module_path!());
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("bound").port().to_string();
     let directory = TempDir::new().expect("a temporary directory");
@@ -473,6 +477,7 @@ fn the_port_is_refused_if_it_is_taken() {
 
 #[test]
 fn the_port_moves_with_the_configuration_file() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = TempDir::new().expect("a temporary directory");
     let file = directory.path().join("agent.yaml");

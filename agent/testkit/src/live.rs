@@ -19,11 +19,11 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Responses by status code; `unknown` where the agent could not read it, which nginx never logs.
-pub(crate) type Codes = BTreeMap<String, u64>;
+pub type Codes = BTreeMap<String, u64>;
 
 /// Asks until there is an answer, and fails when there is none.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -39,7 +39,7 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
 
 /// Runs a test for each hook that is to be tested: all in a guest (`cargo xtask vm` sets `TEST_KERNEL`), where all must
 /// attach, else `tracepoint`, or those that `TEST_HOOKS` names.
-pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
+pub fn for_each_hook(mut test: impl FnMut(&str)) {
     let default = if env::var_os("TEST_KERNEL").is_some() {
         "fentry kprobe tracepoint"
     } else {
@@ -52,8 +52,15 @@ pub(crate) fn for_each_hook(mut test: impl FnMut(&str)) {
     }
 }
 
+/// The agent of this build: cargo puts it one directory above test binaries.
+fn program() -> PathBuf {
+    let this = env::current_exe().expect("this binary has a file");
+    let directory = this.ancestors().nth(2).expect("cargo's directories");
+    directory.join("scope-http-statistics-agent")
+}
+
 /// A running agent with a plugin directory of its own. Killed when dropped, stopped politely by [`Agent::stop`].
-pub(crate) struct Agent {
+pub struct Agent {
     child: Child,
     directory: Arc<TempDir>,
     /// Of its own: its log, and its own socket if it has one.
@@ -64,13 +71,13 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts `run --hook <hook>` and waits until it answers, which it does once its programs are attached.
     #[track_caller]
-    pub(crate) fn start(hook: &str) -> Self {
+    pub fn start(hook: &str) -> Self {
         Self::start_with(hook, &[])
     }
 
     /// The same, with more arguments.
     #[track_caller]
-    pub(crate) fn start_with(hook: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(hook: &str, arguments: &[&str]) -> Self {
         let directory = Arc::new(temporary());
         let (place, asked_at) = (temporary(), socket_in(&directory));
         Self::start_at(directory, place, asked_at, hook, arguments)
@@ -78,7 +85,7 @@ impl Agent {
 
     /// Starts another one on the same plugin directory, which stands by, and waits until that answers on its own socket.
     #[track_caller]
-    pub(crate) fn start_standby(&self, hook: &str, arguments: &[&str]) -> Self {
+    pub fn start_standby(&self, hook: &str, arguments: &[&str]) -> Self {
         let place = temporary();
         let own = place.path().join("agent/own.sock");
         let mut all = vec!["--standby-socket", own.to_str().expect("a path that is text")];
@@ -95,7 +102,7 @@ impl Agent {
         arguments: &[&str],
     ) -> Self {
         let log = fs::File::create(place.path().join("agent.log")).expect("a log for the agent");
-        let child = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))
+        let child = Command::new(program())
             .args(["run", "--hook", hook, "--plugin-dir"])
             .arg(directory.path())
             .args(arguments)
@@ -119,39 +126,39 @@ impl Agent {
     }
 
     /// Where it serves Scope.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         socket_in(&self.directory)
     }
 
     /// Where it can be asked: its own socket if it has one, else where it serves Scope.
-    pub(crate) fn asked_at(&self) -> &Path {
+    pub fn asked_at(&self) -> &Path {
         &self.asked_at
     }
 
     /// Its plugin directory.
-    pub(crate) fn directory(&self) -> Arc<TempDir> {
+    pub fn directory(&self) -> Arc<TempDir> {
         Arc::clone(&self.directory)
     }
 
     /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has said so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.place.path().join("agent.log")).unwrap_or_default()
     }
 
     /// `GET /totals`.
     #[track_caller]
-    pub(crate) fn totals(&self) -> Totals {
+    pub fn totals(&self) -> Totals {
         Totals(self.get("/totals").expect("the agent answers"))
     }
 
     /// `GET /report`.
     #[track_caller]
-    pub(crate) fn report(&self) -> Value {
+    pub fn report(&self) -> Value {
         self.get("/report").expect("the agent answers")
     }
 
@@ -160,7 +167,7 @@ impl Agent {
     }
 
     /// The ids of the programs and links that it holds.
-    pub(crate) fn programs(&self) -> BTreeSet<u32> {
+    pub fn programs(&self) -> BTreeSet<u32> {
         let descriptors = format!("/proc/{}/fdinfo", self.child.id());
         fs::read_dir(descriptors)
             .expect("the agent runs")
@@ -174,14 +181,14 @@ impl Agent {
     }
 
     /// SIGKILL, and waits for its end.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().expect("the agent is our child");
         self.child.wait().expect("the agent is our child");
     }
 
     /// SIGTERM; then the exit code must be 0. Returns what it has said.
     #[track_caller]
-    pub(crate) fn leave(mut self) -> String {
+    pub fn leave(mut self) -> String {
         let status = terminate(&mut self.child);
         assert!(status.success(), "the agent ended with {status}:\n{}", self.log());
         self.log()
@@ -189,7 +196,7 @@ impl Agent {
 
     /// The same, and its socket and its programs must be gone.
     #[track_caller]
-    pub(crate) fn stop(self) {
+    pub fn stop(self) {
         let programs = self.programs();
         assert!(!programs.is_empty(), "the agent holds no program");
         // Its directories go with it.
@@ -212,7 +219,7 @@ fn socket_in(plugin_dir: &TempDir) -> PathBuf {
 }
 
 /// What whoever listens at `socket` answers to `GET path`; an error if that is no 200.
-pub(crate) fn get(socket: &Path, path: &str) -> io::Result<Value> {
+pub fn get(socket: &Path, path: &str) -> io::Result<Value> {
     let mut socket = UnixStream::connect(socket)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     write!(
@@ -242,11 +249,11 @@ impl Drop for Agent {
 /// The answer to `GET /totals`:
 /// `{"processes":[{"pid":1,"command":"nginx","requests":2,"responses":{"200":1}}],"exited":[…],"losses":{…}}`.
 #[derive(Debug)]
-pub(crate) struct Totals(Value);
+pub struct Totals(Value);
 
 impl Totals {
     /// Requests and responses of the processes with these pids together.
-    pub(crate) fn of(&self, pids: &BTreeSet<u32>) -> (u64, Codes) {
+    pub fn of(&self, pids: &BTreeSet<u32>) -> (u64, Codes) {
         sum(self.entries("processes").filter(|process| {
             process["pid"]
                 .as_u64()
@@ -255,22 +262,22 @@ impl Totals {
     }
 
     /// Requests and responses of all processes that are gone.
-    pub(crate) fn of_exited(&self) -> (u64, Codes) {
+    pub fn of_exited(&self) -> (u64, Codes) {
         sum(self.entries("exited"))
     }
 
     /// Requests and responses of all processes, those that are gone among them.
-    pub(crate) fn of_all(&self) -> (u64, Codes) {
+    pub fn of_all(&self) -> (u64, Codes) {
         sum(self.entries("processes").chain(self.entries("exited")))
     }
 
     /// Requests and responses of the processes of this cgroup together, those that are gone among them.
-    pub(crate) fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
+    pub fn of_cgroup(&self, cgroup: &str) -> (u64, Codes) {
         self.of_place("cgroup", cgroup)
     }
 
     /// The same of all whose `field` is `value`, as in `pod_uid`.
-    pub(crate) fn of_place(&self, field: &str, value: &str) -> (u64, Codes) {
+    pub fn of_place(&self, field: &str, value: &str) -> (u64, Codes) {
         sum(["processes", "exited"]
             .into_iter()
             .flat_map(|list| self.entries(list))
@@ -278,12 +285,12 @@ impl Totals {
     }
 
     /// Requests of which nobody knows whose they were.
-    pub(crate) fn unlabelled(&self) -> u64 {
+    pub fn unlabelled(&self) -> u64 {
         self.0["unlabelled"].as_u64().expect("a count")
     }
 
     /// Losses by cause.
-    pub(crate) fn loss_counts(&self) -> BTreeMap<String, u64> {
+    pub fn loss_counts(&self) -> BTreeMap<String, u64> {
         let losses = self.0["losses"].as_object().expect("`losses` is an object");
         losses
             .iter()
@@ -292,7 +299,7 @@ impl Totals {
     }
 
     /// Losses that are not zero.
-    pub(crate) fn losses(&self) -> Vec<String> {
+    pub fn losses(&self) -> Vec<String> {
         self.loss_counts()
             .iter()
             .filter(|(_, count)| **count != 0)
@@ -321,7 +328,7 @@ fn sum<'a>(entries: impl Iterator<Item = &'a Value>) -> (u64, Codes) {
 }
 
 /// A real nginx with two workers: on IPv4, IPv6 and a unix socket, with a second server behind it as its own upstream.
-pub(crate) struct Nginx {
+pub struct Nginx {
     child: Child,
     prefix: TempDir,
     port: u16,
@@ -333,13 +340,13 @@ const LARGE: usize = 512 * 1024;
 impl Nginx {
     /// Starts it and waits until it listens.
     #[track_caller]
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_program("nginx".as_ref())
     }
 
     /// The same, of a copy of the program, so that its processes are called `name` and nobody else's are.
     #[track_caller]
-    pub(crate) fn start_as(name: &str) -> Self {
+    pub fn start_as(name: &str) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let program = directory.path().join(name);
         let path = env::var_os("PATH").expect("a search path");
@@ -375,17 +382,17 @@ impl Nginx {
     }
 
     /// The pids of its workers.
-    pub(crate) fn workers(&self) -> BTreeSet<u32> {
+    pub fn workers(&self) -> BTreeSet<u32> {
         children_of(self.child.id())
     }
 
     /// The pid of its master, which serves nobody.
-    pub(crate) fn master(&self) -> u32 {
+    pub fn master(&self) -> u32 {
         self.child.id()
     }
 
     /// Responses by code as its access log has them.
-    pub(crate) fn logged(&self) -> Codes {
+    pub fn logged(&self) -> Codes {
         let mut codes = Codes::new();
         for line in fs::read_to_string(self.prefix.path().join("access.log"))
             .expect("an access log")
@@ -400,7 +407,7 @@ impl Nginx {
     /// Drives `connections` keep-alive connections at once with `requests` requests each, returns the number of lines
     /// that the access log gets from that.
     #[track_caller]
-    pub(crate) fn load(&self, connections: usize, requests: usize) -> u64 {
+    pub fn load(&self, connections: usize, requests: usize) -> u64 {
         let logged = || self.logged().values().sum::<u64>();
         let before = logged();
         let lines: u64 = thread::scope(|scope| {
@@ -452,12 +459,12 @@ impl Nginx {
     }
 
     /// Where it listens, on IPv4 and IPv6.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// A connection over its unix socket.
-    pub(crate) fn connect_unix(&self) -> io::Result<UnixStream> {
+    pub fn connect_unix(&self) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(self.prefix.path().join("socket"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
@@ -480,7 +487,7 @@ impl Nginx {
 
     /// Ends it and its workers.
     #[track_caller]
-    pub(crate) fn stop(mut self) {
+    pub fn stop(mut self) {
         let status = terminate(&mut self.child);
         assert!(status.success(), "nginx ended with {status}");
     }
@@ -606,12 +613,12 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Head> {
     }
 }
 
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
 }
 
-pub(crate) fn children_of(parent: u32) -> BTreeSet<u32> {
+pub fn children_of(parent: u32) -> BTreeSet<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         // "pid (command) state ppid …"; the command may hold anything.
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -632,7 +639,7 @@ fn terminate(child: &mut Child) -> ExitStatus {
 }
 
 /// For the end of a test that failed half-way: politely first, since nginx's master must end its workers.
-pub(crate) fn end(child: &mut Child) {
+pub fn end(child: &mut Child) {
     if matches!(child.try_wait(), Ok(None)) {
         signal(child, libc::SIGTERM);
         thread::sleep(Duration::from_millis(500));
@@ -641,7 +648,7 @@ pub(crate) fn end(child: &mut Child) {
     }
 }
 
-pub(crate) fn signal(child: &Child, number: libc::c_int) {
+pub fn signal(child: &Child, number: libc::c_int) {
     let pid = child.id().try_into().expect("a pid is positive");
     // SAFETY: kill takes no pointers, and the child is not reaped, so the pid is still its own.
     unsafe { libc::kill(pid, number) };

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::turn::Turn;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_scope-http-statistics-agent");
 /// The user `nobody`.
@@ -56,6 +57,7 @@ fn socket(dir: &TempDir) -> std::path::PathBuf {
 
 #[test]
 fn a_command_line_that_is_not_understood_is_refused() {
+    let _turn = Turn::of(module_path!());
     let cases: [(&[&str], &[&str]); 12] = [
         (&["--bogus"], &["--bogus", "--help"]),
         (&["--intervall", "1s"], &["--interval"]),
@@ -77,6 +79,7 @@ fn a_command_line_that_is_not_understood_is_refused() {
 
 #[test]
 fn a_plugin_directory_without_room_for_a_socket_is_refused() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x".repeat(108));
     let path = path.to_str().unwrap();
@@ -93,6 +96,7 @@ fn a_plugin_directory_without_room_for_a_socket_is_refused() {
 
 #[test]
 fn bad_environment_is_refused() {
+    let _turn = Turn::of(module_path!());
     refused(
         agent(&["check"]).env("SCOPE_HTTP_STATISTICS_HOOK", "uprobe"),
         2,
@@ -102,6 +106,7 @@ fn bad_environment_is_refused() {
 
 #[test]
 fn values_that_do_not_fit_together_are_refused() {
+    let _turn = Turn::of(module_path!());
     refused(
         &mut agent(&["run", "--interval", "100ms", "--history", "10m"]),
         1,
@@ -111,6 +116,7 @@ fn values_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn a_configuration_file_that_cannot_be_read_is_refused() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing.yaml");
     let missing = missing.to_str().unwrap();
@@ -125,6 +131,7 @@ fn a_configuration_file_that_cannot_be_read_is_refused() {
 
 #[test]
 fn a_bad_configuration_file_is_refused_with_its_line() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.yaml");
     let cases = [
@@ -143,6 +150,7 @@ fn a_bad_configuration_file_is_refused_with_its_line() {
 
 #[test]
 fn flags_come_before_environment_before_file() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.yaml");
     fs::write(&path, "hostId: from-file\n").unwrap();
@@ -177,6 +185,7 @@ fn flags_come_before_environment_before_file() {
 
 #[test]
 fn commands_that_need_an_agent_say_how_to_start_one() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let commands: [&[&str]; 5] = [
@@ -198,6 +207,7 @@ fn commands_that_need_an_agent_say_how_to_start_one() {
 
 #[test]
 fn a_second_agent_is_refused_by_the_firsts_pid() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("http-statistics")).unwrap();
     let _first = UnixListener::bind(socket(&dir)).unwrap();
@@ -214,6 +224,7 @@ fn a_second_agent_is_refused_by_the_firsts_pid() {
 /// Else a container would be ready before its agent is there, because the one that it replaces answers.
 #[test]
 fn who_has_a_socket_of_its_own_is_not_taken_for_another() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let _other = Running::start_and_wait(path);
@@ -244,6 +255,7 @@ fn who_has_a_socket_of_its_own_is_not_taken_for_another() {
 
 #[test]
 fn what_is_no_socket_is_refused() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("http-statistics")).unwrap();
     fs::write(socket(&dir), "precious").unwrap();
@@ -279,6 +291,7 @@ fn as_nobody(dir: &TempDir) -> Command {
 
 #[test]
 fn without_root_the_capabilities_are_named() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let mut command = as_nobody(&dir);
     let plugins = dir.path().join("plugins");
@@ -305,6 +318,7 @@ fn without_root_the_capabilities_are_named() {
 
 #[test]
 fn a_configuration_file_without_permission_is_refused() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let mut command = as_nobody(&dir);
     let config = dir.path().join("agent.yaml");
@@ -330,6 +344,7 @@ fn after_mounting(script: &str, dir: &Path, args: &[&str]) -> Command {
 
 #[test]
 fn without_btf_the_kernel_option_is_named() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let (empty, short) = (dir.path().join("empty"), dir.path().join("short"));
     fs::write(&empty, "").unwrap();
@@ -350,6 +365,7 @@ fn without_btf_the_kernel_option_is_named() {
 
 #[test]
 fn a_read_only_plugin_directory_is_refused() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let read_only = "mount -t tmpfs -o ro none \"$1\"";
@@ -449,6 +465,7 @@ fn wait_until_unloaded(programs: &BTreeSet<u32>) {
 
 #[test]
 fn an_agent_that_is_killed_leaves_nothing_that_the_next_one_minds() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let first = Running::start_and_wait(path);
@@ -501,6 +518,7 @@ impl Drop for Poller {
 
 #[test]
 fn a_running_agent_goes_by_the_name_that_scopes_probe_has_for_this_host() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let agent = Running::start_and_wait(path);
@@ -522,6 +540,7 @@ fn a_running_agent_goes_by_the_name_that_scopes_probe_has_for_this_host() {
 /// container.
 #[test]
 fn an_agent_whose_mounted_directory_was_deleted_ends() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let (host, mount) = (dir.path().join("host"), dir.path().join("mount"));
     for path in [&host, &mount] {
@@ -552,6 +571,7 @@ fn an_agent_whose_mounted_directory_was_deleted_ends() {
 
 #[test]
 fn an_agent_that_is_still_starting_can_be_stopped() {
+    let _turn = Turn::of(module_path!());
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
         let starting = Running::start(dir.path().to_str().unwrap());
@@ -584,6 +604,7 @@ fn hooks() -> Vec<(String, bool)> {
 
 #[test]
 fn a_hook_that_cannot_be_used_here_is_refused() {
+    let _turn = Turn::of(module_path!());
     let hooks = hooks();
     assert_eq!(hooks.len(), 3);
     for (hook, usable) in hooks {
@@ -609,6 +630,7 @@ fn a_hook_that_cannot_be_used_here_is_refused() {
 /// What the operator's init container does, and what it is believed to mean.
 #[test]
 fn the_hook_that_is_told_beforehand_is_the_one_that_the_agent_takes() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("termination-log");
     let path = file.to_str().unwrap();
@@ -652,6 +674,7 @@ fn the_hook_that_is_told_beforehand_is_the_one_that_the_agent_takes() {
 /// Those of the operator's `securityMode: Capabilities`.
 #[test]
 fn three_capabilities_open_the_same_hook_as_all() {
+    let _turn = Turn::of(module_path!());
     let hook = |command: &mut Command| {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -676,6 +699,7 @@ fn three_capabilities_open_the_same_hook_as_all() {
 
 #[test]
 fn check_is_a_table_with_a_row_for_everything() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let Output { stdout, .. } = agent(&["check", "--plugin-dir", dir.path().to_str().unwrap()])
         .output()
@@ -704,6 +728,7 @@ fn check_is_a_table_with_a_row_for_everything() {
 
 #[test]
 fn check_sees_what_is_in_the_way_of_the_socket() {
+    let _turn = Turn::of(module_path!());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();

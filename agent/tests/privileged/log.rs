@@ -1,10 +1,8 @@
 //! What the agent says: one line with all that matters when it starts, and nothing for requests or polls.
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use serde_json::Value;
-use support::{Agent, Nginx, wait_for};
+use testkit::live::{Agent, Nginx, wait_for};
+use testkit::turn::Turn;
 
 /// Lines that tell of the agent; what could not be counted of others is none of them.
 fn lines(agent: &Agent) -> Vec<Value> {
@@ -17,6 +15,7 @@ fn lines(agent: &Agent) -> Vec<Value> {
 
 #[test]
 fn the_log_has_one_line_at_the_start_and_none_for_requests_or_polls() {
+    let _turn = Turn::of(module_path!());
     let agent = Agent::start_with("auto", &["--log-format", "json"]);
     let starts: Vec<Value> = lines(&agent)
         .into_iter()

@@ -4,10 +4,6 @@
 //! Debian's packages (.ci/setup test). On the host with the hook `tracepoint`, in a virtual machine with all hooks
 //! (`VM_KERNELS`), or with those that `TEST_HOOKS` names.
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
@@ -18,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use support::{Agent, Codes, children_of, end, for_each_hook, free_port, signal, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Codes, children_of, end, for_each_hook, free_port, signal, wait_for};
+use testkit::turn::Turn;
 
 /// One agent at a time keeps the losses apart.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -61,7 +58,7 @@ impl Setup {
 /// A file beside this one.
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/servers")
+        .join("tests/privileged/servers")
         .join(name)
 }
 
@@ -378,6 +375,7 @@ fn apache(setup: &Setup, model: &str) -> Command {
 
 #[test]
 fn apache_with_processes() {
+    let _turn = Turn::of(module_path!());
     totals_agree("Apache httpd, prefork", first_word, true, |setup| {
         apache(setup, "prefork")
     });
@@ -385,6 +383,7 @@ fn apache_with_processes() {
 
 #[test]
 fn apache_with_threads_and_events() {
+    let _turn = Turn::of(module_path!());
     totals_agree("Apache httpd, event", first_word, true, |setup| {
         apache(setup, "event")
     });
@@ -393,6 +392,7 @@ fn apache_with_threads_and_events() {
 /// A static server in one process, with CGI.
 #[test]
 fn lighttpd() {
+    let _turn = Turn::of(module_path!());
     totals_agree("lighttpd", first_word, false, |setup| {
         let directory = setup.directory.display();
         let script = "#!/bin/sh\ncat >/dev/null\nprintf 'Status: 201\\r\\nContent-Type: text/plain\\r\\n\\r\\n'\n\
@@ -426,6 +426,7 @@ fn lighttpd() {
 /// WSGI: two processes with threads.
 #[test]
 fn gunicorn() {
+    let _turn = Turn::of(module_path!());
     totals_agree("gunicorn", first_word, true, |setup| {
         let mut command = Command::new("/usr/bin/gunicorn");
         command
@@ -451,6 +452,7 @@ fn uvicorn_code(line: &str) -> Option<&str> {
 /// ASGI: one event loop.
 #[test]
 fn uvicorn() {
+    let _turn = Turn::of(module_path!());
     totals_agree("uvicorn", uvicorn_code, false, |setup| {
         let mut command = Command::new("/usr/bin/uvicorn");
         command
@@ -482,6 +484,7 @@ fn node(setup: &Setup) -> Command {
 
 #[test]
 fn node_js() {
+    let _turn = Turn::of(module_path!());
     totals_agree("Node.js", first_word, false, node);
 }
 
@@ -493,6 +496,7 @@ fn caddy_code(line: &str) -> Option<&str> {
 /// Go: goroutines on threads.
 #[test]
 fn caddy() {
+    let _turn = Turn::of(module_path!());
     totals_agree("Caddy (Go)", caddy_code, false, |setup| {
         let configuration = setup.configure(
             "Caddyfile",
@@ -520,6 +524,7 @@ fn caddy() {
 /// `HAProxy` lets one go without after a few attempts (`fd_write_frag_line`, counted as `DroppedLogs`).
 #[test]
 fn haproxy_in_front_of_node_js() {
+    let _turn = Turn::of(module_path!());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for_each_hook(|hook| {
         let root = TempDir::new().expect("a temporary directory");

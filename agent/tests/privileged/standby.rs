@@ -2,9 +2,6 @@
 //! first leaves it, politely or not.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -17,8 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{Agent, Nginx, for_each_hook, free_port, get, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Nginx, for_each_hook, free_port, get, wait_for};
+use testkit::turn::Turn;
 
 /// Of the agents, and how often the poller polls.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -177,16 +175,19 @@ fn hand_over(hook: &str, leave: impl FnOnce(Agent)) {
 
 #[test]
 fn an_agent_that_stops_is_replaced_without_a_gap() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| hand_over(hook, |first| drop(first.leave())));
 }
 
 #[test]
 fn an_agent_that_is_killed_is_replaced_without_a_gap() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| hand_over(hook, Agent::kill));
 }
 
 #[test]
 fn an_agent_that_stands_by_stops_without_touching_the_other() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| {
         let first = Agent::start(hook);
         let bound = fs::metadata(first.socket()).unwrap().ino();
@@ -217,6 +218,7 @@ fn scrape(port: u16) -> Option<String> {
 /// Prometheus would count the same requests twice, and on one network there is one port.
 #[test]
 fn the_port_for_metrics_is_opened_when_it_is_its_turn() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| {
         let port = free_port();
         let first = Agent::start(hook);
@@ -232,6 +234,7 @@ fn the_port_for_metrics_is_opened_when_it_is_its_turn() {
 /// The agent before it served in another plugin directory, and goes when this one is ready.
 #[test]
 fn the_port_for_metrics_may_be_taken_for_a_while() {
+    let _turn = Turn::of(module_path!());
     for_each_hook(|hook| {
         let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = taken.local_addr().unwrap().port();

@@ -3,10 +3,6 @@
 //!
 //! For this kernel, with the hook `tracepoint`, or those that `TEST_HOOKS` names.
 
-#[allow(dead_code, reason = "some of it is for the other tests")]
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
@@ -21,8 +17,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Codes, Nginx, end, for_each_hook, wait_for};
 use tempfile::TempDir;
+use testkit::live::{Agent, Codes, Nginx, end, for_each_hook, wait_for};
+use testkit::turn::Turn;
 
 /// One agent and one crowd at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -35,7 +32,7 @@ fn alone(test: impl Fn(&str)) {
 /// A file beside this one.
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/saturation")
+        .join("tests/privileged/saturation")
         .join(name)
 }
 
@@ -111,6 +108,7 @@ fn hear(stream: &mut impl Read) {
 
 #[test]
 fn ten_thousand_connections_at_once() {
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         raise_limit();
         let agent = Agent::start(hook);
@@ -146,6 +144,7 @@ fn ten_thousand_connections_at_once() {
 
 #[test]
 fn a_hundred_thousand_short_connections() {
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         let agent = Agent::start(hook);
         let nginx = Nginx::start();
@@ -170,6 +169,7 @@ fn a_hundred_thousand_short_connections() {
 
 #[test]
 fn all_cpus_busy_for_a_minute() {
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         let agent = Agent::start(hook);
         let nginx = Nginx::start();
@@ -214,6 +214,7 @@ fn all_cpus_busy_for_a_minute() {
 /// nothing, or inside one, which is counted.
 #[test]
 fn more_connections_than_are_remembered() {
+    let _turn = Turn::of(module_path!());
     const IDLE: usize = 200;
     const INSIDE: usize = 50;
     const OTHERS: usize = 4000;
@@ -274,6 +275,7 @@ fn more_connections_than_are_remembered() {
 /// and is not counted again, and the next ones are.
 #[test]
 fn answers_on_connections_that_were_forgotten() {
+    let _turn = Turn::of(module_path!());
     const WAITING: usize = 50;
     const OTHERS: usize = 2000;
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
@@ -342,6 +344,7 @@ fn request(client: &mut impl Write, server: &mut impl Read) {
 /// lost.
 #[test]
 fn more_processes_than_can_be_counted() {
+    let _turn = Turn::of(module_path!());
     const PROCESSES: u64 = 2000;
     alone(|hook| {
         let directory = TempDir::new().expect("a temporary directory");
@@ -366,7 +369,7 @@ fn more_processes_than_can_be_counted() {
         end(&mut server);
         // Only now: asking for totals makes room, too.
         let totals = agent.totals();
-        let all = |totals: &support::Totals| -> (u64, Codes) { totals.of_all() };
+        let all = |totals: &testkit::live::Totals| -> (u64, Codes) { totals.of_all() };
         let ((requests, codes), (requests_before, codes_before)) = (all(&totals), all(&before));
         let requests = requests - requests_before;
         let responses = codes["200"] - codes_before.get("200").copied().unwrap_or(0);

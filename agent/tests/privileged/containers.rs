@@ -3,12 +3,6 @@
 //! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a guest
 //! with cgroup v2 only. The names come from an API server as in tests/pods.rs.
 
-mod apiserver;
-mod results;
-mod runtime;
-#[allow(dead_code, reason = "some of it is for the other tests")]
-mod support;
-
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::CString;
@@ -23,15 +17,16 @@ use std::time::{Duration, Instant};
 
 use agent::process::{Cgroups, V1};
 use agent::workload::Place;
-use apiserver::{ApiServer, NODE, pod};
-use results::record;
-use runtime::{
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::apiserver::{ApiServer, NODE, pod};
+use testkit::containers::{
     Cgroup, Container, Network, Server, Truth, digits, free_port, hierarchies, is_unified, new_uid,
     write_site,
 };
-use serde_json::Value;
-use support::{Agent, wait_for};
-use tempfile::TempDir;
+use testkit::live::{Agent, wait_for};
+use testkit::results::record;
+use testkit::turn::Turn;
 
 /// Where kubelet and a runtime put a pod's container.
 struct Layout {
@@ -140,6 +135,7 @@ impl Node {
 
 #[test]
 fn every_container_gets_its_own_requests_and_every_pod_the_sum() {
+    let _turn = Turn::of(module_path!());
     let begin = Instant::now();
     let node = Node::start();
     let root = Cgroup::root();
@@ -247,6 +243,7 @@ fn check_report(report: &Value, name: &str, uid: &str, [web, cgi]: &[Container; 
 /// A pod with `hostNetwork`, one with a network of its own, and a process of the host's; the pods even on the same port.
 #[test]
 fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
+    let _turn = Turn::of(module_path!());
     let node = Node::start();
     let root = Cgroup::root();
     let [on_hosts, on_own] = [(); 2].map(|()| new_uid());
@@ -292,6 +289,7 @@ fn a_pod_on_the_hosts_network_is_neither_the_host_nor_another_pod() {
 /// after; who does not may be without one, but is counted and never another's.
 #[test]
 fn in_v1_alone_nobody_is_lost() {
+    let _turn = Turn::of(module_path!());
     if is_unified() {
         return; // There is no v1 here.
     }
@@ -325,6 +323,7 @@ fn in_v1_alone_nobody_is_lost() {
 /// One pod: its sandbox, of which no status tells, an init container that has ended, an ephemeral one, and its own.
 #[test]
 fn containers_of_all_kinds_are_told_apart_and_are_the_pod() {
+    let _turn = Turn::of(module_path!());
     let node = Node::start();
     let root = Cgroup::root();
     let uid = new_uid();
@@ -367,6 +366,7 @@ fn containers_of_all_kinds_are_told_apart_and_are_the_pod() {
 /// is gone is told by the id that it was counted under.
 #[test]
 fn a_cgroup_is_found_by_the_kernels_id() {
+    let _turn = Turn::of(module_path!());
     let root = Cgroup::root();
     let (uid, id) = (new_uid(), digits(64));
     let path = format!("{}/kubepods/pod{uid}/{id}", root.path());
@@ -424,6 +424,7 @@ fn file_handle(path: &Path) -> u64 {
 
 #[test]
 fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
+    let _turn = Turn::of(module_path!());
     let node = Node::start();
     let root = Cgroup::root();
     let path = |uid: &str| format!("{}/kubepods/burstable/pod{uid}/{{id}}", root.path());
@@ -463,6 +464,7 @@ fn a_restarted_container_and_a_pod_made_again_are_new_ones() {
 
 #[test]
 fn a_process_that_moves_is_counted_where_it_was_at_the_time() {
+    let _turn = Turn::of(module_path!());
     let node = Node::start();
     let root = Cgroup::root();
     let places = [(); 2].map(|()| {
@@ -556,6 +558,7 @@ fn number(variable: &str, default: u32) -> u32 {
 /// killed right after an answer; then its cgroup is removed.
 #[test]
 fn pods_that_come_and_go_lose_nothing() {
+    let _turn = Turn::of(module_path!());
     const LIFE: Duration = Duration::from_secs(3);
     let (count, rate) = (number("TEST_PODS", 40), number("TEST_PODS_PER_SECOND", 4));
     let node = Node::start();

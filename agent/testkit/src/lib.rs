@@ -1,0 +1,17 @@
+//! What the agent's tests and benches share. A function that cannot go on has failed the test, and panics.
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    clippy::must_use_candidate,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "part of tests"
+)]
+
+pub mod apiserver;
+pub mod containers;
+pub mod live;
+pub mod results;
+pub mod turn;
+pub mod world;
