@@ -4,14 +4,14 @@
 //! [`crate::images`], with the profile `release`.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, output};
 
 /// A test binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct Built {
     pub(crate) tests: Vec<TestBinary>,
     /// The programs by name.
     pub(crate) programs: BTreeMap<String, PathBuf>,
+    /// What compiler and clippy say of this workspace's code, as they print it.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Built {
@@ -54,38 +56,62 @@ pub(crate) fn static_linking(host: &str) -> (String, &'static str) {
     )
 }
 
-/// Builds all tests of the workspace and both programs; the compiler's words go to the terminal.
+/// Builds all targets of the workspace and both programs; the compiler's words go to the terminal.
+///
+/// Clippy's driver compiles this workspace's crates: it is the compiler with more lints, so that nothing is compiled once
+/// to be checked and once more to be run.
 pub(crate) fn tests(workspace: &Workspace) -> Result<Built> {
+    let driver = clippy_driver(workspace)?;
     let mut built = Built::default();
     // `cluster` is not among the default targets, since it needs a control plane.
     for targets in [
-        &["--workspace", "--tests"][..],
+        &["--workspace", "--all-targets"][..],
         &["--workspace", "--test", "cluster"],
     ] {
         let (variable, flags) = static_linking(&workspace.host);
         let mut cargo = workspace.command("cargo");
         cargo
-            .args(["test", "--no-run", "--message-format=json-render-diagnostics"])
+            .args(["test", "--no-run", "--message-format=json"])
             // With --target the flags are for what is tested, not for what runs while it is built.
             .args(["--target", &workspace.host])
             .args(targets)
             .env(variable, flags)
+            .env("RUSTC_WORKSPACE_WRAPPER", &driver)
             .env("SCOPE_HTTP_STATISTICS_BPF_REQUIRED", "1");
         read_messages(&mut cargo, &mut built)?;
     }
     Ok(built)
 }
 
-/// What cargo says of an artifact; of its messages only these are of use here.
+/// Beside the compiler.
+fn clippy_driver(workspace: &Workspace) -> Result<PathBuf> {
+    let sysroot = output(workspace.command("rustc").args(["--print", "sysroot"]))?;
+    let driver = Path::new(sysroot.trim()).join("bin/clippy-driver");
+    ensure!(
+        driver.is_file(),
+        "there is no {}: clippy is missing (rustup component add clippy)",
+        driver.display()
+    );
+    Ok(driver)
+}
+
+/// What cargo says of an artifact, or the compiler of the code.
 #[derive(Deserialize)]
 struct Message {
     reason: String,
+    #[serde(rename = "message")]
+    diagnostic: Option<Diagnostic>,
     #[serde(default)]
     manifest_path: PathBuf,
     target: Option<Target>,
     #[serde(default)]
     profile: Profile,
     executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Diagnostic {
+    rendered: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +135,16 @@ fn read_messages(cargo: &mut Command, built: &mut Built) -> Result<()> {
         let line = line.context("failed to read what cargo says")?;
         let message: Message = serde_json::from_str(&line)
             .with_context(|| format!("cargo says something else than expected: {line}"))?;
+        if let Some(Diagnostic {
+            rendered: Some(words),
+        }) = &message.diagnostic
+        {
+            let _ = std::io::stderr().write_all(words.as_bytes());
+            // Of dependencies cargo lets nothing through. The same line may be compiled for several targets.
+            if !built.warnings.contains(words) {
+                built.warnings.push(words.clone());
+            }
+        }
         take(message, built);
     }
     let status = child.wait().context("failed to wait for cargo")?;
@@ -129,7 +165,11 @@ fn take(message: Message, built: &mut Built) {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    if message.profile.test || target.kind.iter().any(|kind| kind == "test") {
+    let is = |wanted: &str| target.kind.iter().any(|kind| kind == wanted);
+    if is("bench") || is("example") {
+        return;
+    }
+    if message.profile.test || is("test") {
         let test = TestBinary {
             name: format!("{package}::{}", target.name),
             target: target.name,
@@ -139,7 +179,7 @@ fn take(message: Message, built: &mut Built) {
         if !built.tests.contains(&test) {
             built.tests.push(test);
         }
-    } else if target.kind.iter().any(|kind| kind == "bin") {
+    } else if is("bin") {
         built.programs.insert(target.name, path);
     }
 }
@@ -155,6 +195,7 @@ mod tests {
             r#"{"reason":"compiler-artifact","manifest_path":"/c/agent/Cargo.toml","target":{"kind":["test"],"name":"hooks"},"profile":{"test":true},"executable":"/t/hooks-1"}"#,
             r#"{"reason":"compiler-artifact","manifest_path":"/c/agent/Cargo.toml","target":{"kind":["bin"],"name":"scope-http-statistics-agent"},"profile":{"test":false},"executable":"/t/agent"}"#,
             r#"{"reason":"compiler-artifact","manifest_path":"/c/agent/Cargo.toml","target":{"kind":["lib"],"name":"agent"},"profile":{"test":false},"executable":null}"#,
+            r#"{"reason":"compiler-artifact","manifest_path":"/c/agent/Cargo.toml","target":{"kind":["bench"],"name":"cost"},"profile":{"test":true},"executable":"/t/cost-1"}"#,
             r#"{"reason":"build-finished","success":true}"#,
         ] {
             take(serde_json::from_str(line).unwrap(), &mut built);

@@ -4,55 +4,88 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::step::Step;
+use super::step::{Step, Verdict};
 use crate::compile::static_linking;
 use crate::workspace::Workspace;
 
-/// Its steps. Cargo's flags are those of the tests' build, which so shares what build scripts have made.
-pub(super) fn steps(workspace: &Workspace) -> Result<Vec<Step>> {
-    let mut steps = rust(workspace);
+/// Its steps. Where the tests are built, that build has had clippy in it; `whole` is with the documentation, for which all
+/// dependencies are compiled once more.
+pub(super) fn steps(workspace: &Workspace, is_built: bool, whole: bool) -> Result<Vec<Step>> {
+    let mut steps = formatting(workspace);
+    if !is_built {
+        steps.extend(clippy(workspace));
+    }
+    if whole {
+        steps.push(rustdoc(workspace));
+    }
     steps.extend(scripts(workspace)?);
     Ok(steps)
 }
 
-fn rust(workspace: &Workspace) -> Vec<Step> {
+/// What clippy says is one result.
+pub(super) fn of_build(warnings: &[String]) -> Verdict {
+    Verdict {
+        step: "clippy".to_owned(),
+        passed: usize::from(warnings.is_empty()),
+        failures: warnings
+            .iter()
+            .map(|words| ("clippy".to_owned(), words.trim_end().to_owned()))
+            .collect(),
+        ..Verdict::default()
+    }
+}
+
+/// Cargo's flags are those of the tests' build, which so shares what build scripts have made.
+fn cargo(workspace: &Workspace, name: &str, arguments: &str, more: &[&str]) -> Step {
     let (variable, flags) = static_linking(&workspace.host);
-    let host = workspace.host.as_str();
-    let cargo = |name: &str, arguments: &str, more: &[&str]| {
-        let arguments: Vec<&str> = arguments.split(' ').chain(more.iter().copied()).collect();
-        Step::command(name, &workspace.root, "cargo", &arguments).with(&variable, flags)
-    };
-    let deny_warnings = ["--target", host, "--", "--deny", "warnings"];
+    let arguments: Vec<&str> = arguments.split(' ').chain(more.iter().copied()).collect();
+    Step::command(name, &workspace.root, "cargo", &arguments).with(&variable, flags)
+}
+
+fn formatting(workspace: &Workspace) -> Vec<Step> {
     vec![
-        cargo("rustfmt", "fmt --all --check", &[]),
+        cargo(workspace, "rustfmt", "fmt --all --check", &[]),
         cargo(
+            workspace,
             "rustfmt of fuzz",
             "fmt --manifest-path agent-ebpf/fuzz/Cargo.toml --check",
             &[],
         ),
+    ]
+}
+
+fn clippy(workspace: &Workspace) -> Vec<Step> {
+    let deny_warnings = ["--target", &workspace.host, "--", "--deny", "warnings"];
+    vec![
         cargo(
+            workspace,
             "clippy",
             "clippy --quiet --workspace --all-targets",
             &deny_warnings,
         ),
         // Not among all targets: it runs only where there is a control plane.
         cargo(
+            workspace,
             "clippy of cluster",
             "clippy --quiet --workspace --test cluster",
             &deny_warnings,
         ),
-        // With the examples, so that dependencies have the features that clippy has checked them with.
-        cargo(
-            "rustdoc",
-            "doc --quiet --workspace --no-deps --document-private-items --lib --bins --examples",
-            &["--target", host],
-        )
-        // With the private items, so links to them are fine.
-        .with(
-            "RUSTDOCFLAGS",
-            "--deny warnings --allow rustdoc::private-intra-doc-links",
-        ),
     ]
+}
+
+fn rustdoc(workspace: &Workspace) -> Step {
+    // With the examples, so that dependencies have the features that clippy has checked them with.
+    cargo(
+        workspace,
+        "rustdoc",
+        "doc --quiet --workspace --no-deps --document-private-items --lib --bins --examples",
+        &["--target", &workspace.host],
+    )
+    // With the private items, so links to them are fine.
+    .with(
+        "RUSTDOCFLAGS",
+        "--deny warnings --allow rustdoc::private-intra-doc-links",
+    )
 }
 
 fn scripts(workspace: &Workspace) -> Result<Vec<Step>> {

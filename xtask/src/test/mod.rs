@@ -143,6 +143,10 @@ impl Arguments {
                 skipped: 0,
                 failures: Vec::new(),
             });
+            if tiers.contains(&Tier::Lint) {
+                let verdict = lint::of_build(&built.warnings);
+                done.push(report(Tier::Lint, verdict.step.clone(), verdict, &progress));
+            }
         }
         let make = Tiers {
             workspace,
@@ -176,16 +180,21 @@ fn lanes<'a>(make: &'a Tiers<'a>, tiers: &[Tier], turn: usize) -> Result<Lanes<'
         expected: step.expected.len(),
         task: Task::Step(Box::new(|| Ok(step))),
     };
+    let is_built = tiers.iter().any(|tier| tier.needs_build());
     for tier in Tier::ALL.into_iter().filter(|tier| tiers.contains(tier)) {
         match tier {
             Tier::Lint => lanes.beside.extend(
-                lint::steps(make.workspace)?
+                lint::steps(make.workspace, is_built, !is_built || make.depth == Depth::Whole)?
                     .into_iter()
                     .map(|step| ready(tier, step)),
             ),
-            Tier::Host => lanes
-                .host
-                .extend(make.host()?.into_iter().map(|step| ready(tier, step))),
+            Tier::Host => {
+                let (alone, beside) = make.host()?;
+                lanes.host.extend(alone.into_iter().map(|step| ready(tier, step)));
+                lanes
+                    .beside
+                    .extend(beside.into_iter().map(|step| ready(tier, step)));
+            }
             Tier::Fuzz => lanes.beside.push_back(ready(tier, make.fuzz()?)),
             // All that it says is encrypted, or no HTTP/1: no agent counts it.
             Tier::Cluster => lanes.beside.push_back(ready(tier, make.cluster()?)),
@@ -302,39 +311,45 @@ fn do_work(
         } else {
             format!("{name} {}", verdict.step)
         };
-        let one = Done {
-            tier: tier.to_string(),
-            name,
-            seconds: if is_alone { seconds } else { verdict.seconds },
-            passed: verdict.passed,
-            skipped: verdict.skipped,
-            failures: verdict
-                .failures
-                .into_iter()
-                .map(|(name, why)| Failure { name, why })
-                .collect(),
-        };
-        progress.say(&format!(
-            "{} {:7} {}: {} passed in {:.0} s",
-            if one.failures.is_empty() {
-                "ok    "
-            } else {
-                "FAILED"
-            },
-            one.tier,
-            one.name,
-            one.passed,
-            one.seconds
-        ));
-        for failure in &one.failures {
-            progress.say(&format!(
-                "FAILED {} {}: {}: {}",
-                one.tier, one.name, failure.name, failure.why
-            ));
-        }
-        done.push(one);
+        let seconds = if is_alone { seconds } else { verdict.seconds };
+        done.push(report(tier, name, Verdict { seconds, ..verdict }, progress));
     }
     done
+}
+
+/// Says it too.
+fn report(tier: Tier, name: String, verdict: Verdict, progress: &Progress) -> Done {
+    let one = Done {
+        tier: tier.to_string(),
+        name,
+        seconds: verdict.seconds,
+        passed: verdict.passed,
+        skipped: verdict.skipped,
+        failures: verdict
+            .failures
+            .into_iter()
+            .map(|(name, why)| Failure { name, why })
+            .collect(),
+    };
+    progress.say(&format!(
+        "{} {:7} {}: {} passed in {:.0} s",
+        if one.failures.is_empty() {
+            "ok    "
+        } else {
+            "FAILED"
+        },
+        one.tier,
+        one.name,
+        one.passed,
+        one.seconds
+    ));
+    for failure in &one.failures {
+        progress.say(&format!(
+            "FAILED {} {}: {}: {}",
+            one.tier, one.name, failure.name, failure.why
+        ));
+    }
+    one
 }
 
 /// By the file system's eyes: the owner of what this process makes.
@@ -371,6 +386,9 @@ fn left_out(
         left.push(format!("guests with other kernels than {}", kernels.join(", ")));
     }
     if depth == Depth::Short {
+        if tiers.contains(&Tier::Lint) && tiers.iter().any(|tier| tier.needs_build()) {
+            left.push("links in the documentation of the code (rustdoc)".to_owned());
+        }
         if tiers.contains(&Tier::Guests) {
             let all = guest::kernels(workspace)?;
             let parts: Vec<String> = selection::cover(&all, &[], turn)

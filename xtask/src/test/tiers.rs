@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::guests::Plan;
 use super::selection::{Selection, cover};
 use super::step::Step;
-use crate::compile::Built;
+use crate::compile::{Built, TestBinary};
 use crate::guest::{self, Guest};
 use crate::images;
 use crate::workspace::{Workspace, output};
@@ -87,7 +87,13 @@ const PREEMPTIBLE: [&str; 2] = ["6.1", "6.12"];
 /// A kernel without cgroup v1, for tests of pods: the host of a CI often has both.
 const UNIFIED: &str = "6.12";
 
-/// Cgroup layouts of agent/tests/containers.rs, which each have a result.
+/// The test binary of the agent with what needs root.
+const PRIVILEGED: &str = "privileged";
+
+/// Test binaries in which nobody speaks HTTP over sockets: agents that run at the same time count nothing of them.
+const WITHOUT_HTTP: [&str; 5] = ["agent_ebpf", "crd", "manifests", "objects", "xtask"];
+
+/// Cgroup layouts of agent/tests/privileged/containers.rs, which each have a result.
 const LAYOUTS: [&str; 7] = [
     "containerd-cgroupfs",
     "crio-cgroupfs",
@@ -110,33 +116,56 @@ pub(crate) struct Tiers<'a> {
 }
 
 impl Tiers<'_> {
-    /// Every test binary, on this kernel.
-    pub(crate) fn host(&self) -> Result<Vec<Step>> {
-        let mut steps = Vec::new();
+    /// Every test of this kernel: those that count all of the machine, or would be counted, and the others.
+    pub(crate) fn host(&self) -> Result<(Vec<Step>, Vec<Step>)> {
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for binary in &self.built.tests {
-            let step = match binary.target.as_str() {
-                "cluster" => continue,
-                "table" => Step::records(binary, table_results(&self.table_cases()?, &["tracepoint"])),
-                "containers" => {
-                    let pods = match self.depth {
-                        Depth::Short => "60",
-                        Depth::Whole => "200",
-                    };
-                    Step::libtest(binary, &[])?
-                        .with("TEST_PODS", pods)
-                        .with("TEST_PODS_PER_SECOND", "2")
-                        .expecting(LAYOUTS.map(str::to_owned))
+            match binary.target.as_str() {
+                "cluster" => {}
+                "table" => alone.push(Step::records(
+                    binary,
+                    table_results(&self.table_cases()?, &["tracepoint"]),
+                )),
+                PRIVILEGED => {
+                    for module in modules(binary)? {
+                        alone.push(self.privileged(&module)?);
+                    }
                 }
-                "hooks" => Step::libtest(binary, &[])?
-                    .expecting([1, 64].map(|count| format!("tracepoint, {count} connections"))),
-                _ => Step::libtest(binary, &[])?,
-            };
-            steps.push(step.with(
-                "SCOPE_HTTP_STATISTICS_CACHE",
-                self.workspace.cache.display().to_string(),
-            ));
+                target if WITHOUT_HTTP.contains(&target) => beside.push(Step::libtest(binary, &[])?),
+                _ => alone.push(Step::libtest(binary, &[])?),
+            }
         }
-        Ok(steps)
+        let cache = self.workspace.cache.display().to_string();
+        for step in alone.iter_mut().chain(&mut beside) {
+            step.environment
+                .push(("SCOPE_HTTP_STATISTICS_CACHE".to_owned(), cache.clone()));
+        }
+        Ok((alone, beside))
+    }
+
+    /// The tests of one module of the agent's privileged tests.
+    fn privileged(&self, module: &str) -> Result<Step> {
+        let step = self.part(module, &[""])?;
+        Ok(match module {
+            "containers" => {
+                let pods = match self.depth {
+                    Depth::Short => "60",
+                    Depth::Whole => "200",
+                };
+                step.with("TEST_PODS", pods)
+                    .with("TEST_PODS_PER_SECOND", "2")
+                    .expecting(LAYOUTS.map(str::to_owned))
+            }
+            "hooks" => step.expecting([1, 64].map(|count| format!("tracepoint, {count} connections"))),
+            _ => step,
+        })
+    }
+
+    /// Those tests of a module of the agent's privileged tests whose names begin like one of `names`.
+    fn part(&self, module: &str, names: &[&str]) -> Result<Step> {
+        let filter: Vec<String> = names.iter().map(|name| format!("{module}::{name}")).collect();
+        let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
+        Ok(Step::libtest(self.built.test(PRIVILEGED)?, &filter)?.named(module))
     }
 
     pub(crate) fn fuzz(&self) -> Result<Step> {
@@ -235,13 +264,12 @@ impl Tiers<'_> {
             }
             if kernel == UNIFIED {
                 // Each of its tests attaches an agent.
-                let filter: &[&str] = match self.depth {
+                let names: &[&str] = match self.depth {
                     Depth::Short => &["every_container_gets", "pods_that_come_and_go"],
-                    Depth::Whole => &[],
+                    Depth::Whole => &[""],
                 };
                 steps.push(
-                    Step::libtest(self.built.test("containers")?, filter)?
-                        .named("containers")
+                    self.part("containers", names)?
                         .with("TEST_PODS", "12")
                         .with("TEST_PODS_PER_SECOND", "1")
                         .expecting(LAYOUTS.map(str::to_owned)),
@@ -290,16 +318,19 @@ impl Tiers<'_> {
 
     /// A mixed load on a real nginx; the rest of that test runs on the host.
     fn totals(&self, hooks: &[&str]) -> Result<Step> {
-        Ok(Step::libtest(self.built.test("hooks")?, &["64_connections"])?
-            .named("hooks")
+        Ok(self
+            .part("hooks", &["totals_equal_the_access_log_on_64"])?
             .with("TEST_HOOKS", hooks.join(" "))
             .expecting(hooks.iter().map(|hook| format!("{hook}, 64 connections"))))
     }
 
     /// Each program that the recorded counts name for this kernel.
     fn verifier(&self, kernel: &str) -> Result<Step> {
-        let binary = self.built.test("verifier")?;
-        let golden = binary.directory.join("tests/golden/verified-instructions.txt");
+        let golden = self
+            .built
+            .test(PRIVILEGED)?
+            .directory
+            .join("tests/golden/verified-instructions.txt");
         let recorded =
             fs::read_to_string(&golden).with_context(|| format!("failed to read {}", golden.display()))?;
         let programs: Vec<String> = recorded
@@ -312,8 +343,18 @@ impl Tiers<'_> {
             "{} has no program for {kernel}",
             golden.display()
         );
-        Ok(Step::libtest(binary, &[])?.named("verifier").expecting(programs))
+        Ok(self.part("verifier", &["every_program"])?.expecting(programs))
     }
+}
+
+/// The modules that a test binary has tests in.
+fn modules(binary: &TestBinary) -> Result<BTreeSet<String>> {
+    let tests = Step::libtest(binary, &[])?.expected;
+    Ok(tests
+        .iter()
+        .filter_map(|test| test.split_once("::"))
+        .map(|(module, _)| module.to_owned())
+        .collect())
 }
 
 /// Names of the results of these cases with these hooks.
