@@ -65,7 +65,7 @@ pub(crate) fn tests(workspace: &Workspace) -> Result<Built> {
     let mut built = Built::default();
     // `cluster` is not among the default targets, since it needs a control plane.
     for targets in [
-        &["--workspace", "--all-targets"][..],
+        &["--workspace", "--tests", "--bench", "*", "--examples"][..],
         &["--workspace", "--test", "cluster"],
     ] {
         let (variable, flags) = static_linking(&workspace.host);

@@ -558,8 +558,8 @@ fn number(variable: &str, default: u32) -> u32 {
 /// killed right after an answer; then its cgroup is removed.
 #[test]
 fn pods_that_come_and_go_lose_nothing() {
-    let _turn = Turn::of(module_path!());
     const LIFE: Duration = Duration::from_secs(3);
+    let _turn = Turn::of(module_path!());
     let (count, rate) = (number("TEST_PODS", 40), number("TEST_PODS_PER_SECOND", 4));
     let node = Node::start();
     let root = Cgroup::root();

@@ -33,24 +33,24 @@ fn processes_are_known_by_the_ids_of_the_agents_own_namespace() {
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(env::current_exe().expect("this binary"))
         .args(["--exact", "--nocapture"])
-        .arg(concat!(
-            module_path!(),
-            "::processes_are_known_by_the_ids_of_the_agents_own_namespace"
-        ))
+        .arg("pid_namespace::processes_are_known_by_the_ids_of_the_agents_own_namespace")
         .env(INSIDE, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("unshare is of util-linux");
     let mut input = inside.stdin.take().expect("a pipe");
+    let mut asked = 0;
     for line in BufReader::new(inside.stdout.take().expect("a pipe")).lines() {
         if line.expect("text").ends_with(SERVE) {
             serve_one();
+            asked += 1;
             writeln!(input, "{SERVED}").expect("the other side hears");
         }
     }
     let status = inside.wait().expect("our child");
     assert!(status.success(), "inside the namespace: {status}");
+    assert!(asked > 0, "nothing was tested inside the namespace");
 }
 
 /// Receives a request and answers it, as this process.

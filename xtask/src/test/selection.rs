@@ -13,7 +13,9 @@ pub(crate) enum Selection {
     Part(BTreeSet<String>),
 }
 
-/// `kernels` oldest first; `results` are names of a case, transport and hook together.
+/// `kernels` oldest first; `results` are names of a case, transport and hook together, the hook last.
+///
+/// A kernel gets as few hooks as can be: to attach takes longer there than a hundred cases.
 pub(crate) fn cover(kernels: &[String], results: &[String], turn: usize) -> BTreeMap<String, Selection> {
     let mut selections = BTreeMap::new();
     let (ends, middle): (Vec<_>, Vec<_>) = kernels
@@ -31,16 +33,28 @@ pub(crate) fn cover(kernels: &[String], results: &[String], turn: usize) -> BTre
             shared.push((*kernel).clone());
         }
     }
-    for (number, kernel) in shared.iter().enumerate() {
-        let part = results
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| (index + turn) % shared.len() == number)
-            .map(|(_, name)| name.clone())
-            .collect();
-        selections.insert(kernel.clone(), Selection::Part(part));
+    let hooks: BTreeSet<&str> = results.iter().map(|name| hook_of(name)).collect();
+    let rank = |name: &String| {
+        let index = hooks.iter().position(|hook| *hook == hook_of(name));
+        (index.unwrap_or(0) + turn) % hooks.len()
+    };
+    let mut by_hook: Vec<&String> = results.iter().collect();
+    by_hook.sort_by_key(|name| rank(name));
+    let size = results.len().div_ceil(shared.len().max(1)).max(1);
+    let mut parts = by_hook.chunks(size);
+    for kernel in shared {
+        let part = parts.next().unwrap_or_default();
+        selections.insert(
+            kernel,
+            Selection::Part(part.iter().map(|name| (*name).clone()).collect()),
+        );
     }
     selections
+}
+
+/// The hook of a result's name.
+pub(crate) fn hook_of(name: &str) -> &str {
+    name.rsplit_once(", ").map_or(name, |(_, hook)| hook)
 }
 
 #[cfg(test)]
@@ -85,6 +99,28 @@ mod tests {
             assert_eq!(seen.len(), 101);
             assert_eq!(seen.into_iter().collect::<BTreeSet<_>>().len(), 101);
         }
+    }
+
+    #[test]
+    fn two_kernels_share_three_hooks_with_two_each_and_each_hook_is_whole_on_one_in_turn() {
+        let kernels = names(&["5.10", "6.1", "6.12", "6.18", "7"]);
+        let results: Vec<String> = ["fentry", "kprobe", "tracepoint"]
+            .iter()
+            .flat_map(|hook| (0..10).map(move |number| format!("row {number}, {hook}")))
+            .collect();
+        let mut divided = BTreeSet::new();
+        for turn in 0..3 {
+            let hooks: Vec<BTreeSet<String>> = cover(&kernels, &results, turn)
+                .into_values()
+                .filter_map(|selection| match selection {
+                    Selection::Part(part) => Some(part.iter().map(|it| hook_of(it).to_owned()).collect()),
+                    Selection::Whole => None,
+                })
+                .collect();
+            assert_eq!((hooks[0].len(), hooks[1].len()), (2, 2), "{hooks:?}");
+            divided.extend(hooks[0].intersection(&hooks[1]).cloned());
+        }
+        assert_eq!(divided.len(), 3);
     }
 
     #[test]

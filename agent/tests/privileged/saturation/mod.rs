@@ -214,10 +214,10 @@ fn all_cpus_busy_for_a_minute() {
 /// nothing, or inside one, which is counted.
 #[test]
 fn more_connections_than_are_remembered() {
-    let _turn = Turn::of(module_path!());
     const IDLE: usize = 200;
     const INSIDE: usize = 50;
     const OTHERS: usize = 4000;
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         let agent = Agent::start_with(hook, &["--max-connections", "1024"]);
         let nginx = Nginx::start();
@@ -275,10 +275,10 @@ fn more_connections_than_are_remembered() {
 /// and is not counted again, and the next ones are.
 #[test]
 fn answers_on_connections_that_were_forgotten() {
-    let _turn = Turn::of(module_path!());
     const WAITING: usize = 50;
     const OTHERS: usize = 2000;
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         raise_limit();
         let agent = Agent::start_with(hook, &["--max-connections", "1024"]);
@@ -344,8 +344,8 @@ fn request(client: &mut impl Write, server: &mut impl Read) {
 /// lost.
 #[test]
 fn more_processes_than_can_be_counted() {
-    let _turn = Turn::of(module_path!());
     const PROCESSES: u64 = 2000;
+    let _turn = Turn::of(module_path!());
     alone(|hook| {
         let directory = TempDir::new().expect("a temporary directory");
         // Samples make room.
