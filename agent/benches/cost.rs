@@ -24,7 +24,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use agent::bpf::{Hook, HookChoice, MapSizes, Probes, measure_run_times};
+use agent::bpf::{Hook, HookChoice, MapSizes, attach, measure_run_times};
 use anyhow::{Context as _, Result, ensure};
 use support::{Spread, exit_code, figure, print_table};
 
@@ -297,7 +297,7 @@ fn measure_hook(hook: Hook, repetitions: &Repetitions) -> Result<Vec<(Load, Resu
                 }
                 continue;
             }
-            let probes = Probes::attach(HookChoice::Only(hook), MapSizes::default())?;
+            let (counters, _attachments) = attach(HookChoice::Only(hook), MapSizes::default())?;
             for (load, results) in &mut loads {
                 let (nanoseconds, ..) = load.repeat(times, || ())?;
                 results.with.push(nanoseconds);
@@ -305,7 +305,7 @@ fn measure_hook(hook: Hook, repetitions: &Repetitions) -> Result<Vec<(Load, Resu
             let _measuring =
                 measure_run_times().context("the kernel does not measure its programs' run times")?;
             let run_time = || -> f64 {
-                let statistics = probes.statistics();
+                let statistics = counters.statistics();
                 statistics
                     .map(|(_, statistics)| statistics.run_time.as_secs_f64() * 1e9)
                     .sum()

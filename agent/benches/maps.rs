@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::ptr;
 
-use agent::bpf::{HookChoice, Loss, MapSizes, Probes, measure_run_times};
+use agent::bpf::{Counters, HookChoice, Loss, MapSizes, attach, measure_run_times};
 use anyhow::{Context as _, Result, ensure};
 use support::{Spread, count, exit_code, figure, print_table};
 
@@ -48,20 +48,20 @@ fn measure() -> Result<()> {
         connections: ROOM,
         ..MapSizes::default()
     };
-    let mut probes = Probes::attach(HookChoice::Auto, sizes)?;
+    let (mut kernel, attachments) = attach(HookChoice::Auto, sizes)?;
     for entries in WITH_ROOM {
-        connections.push((entries, ROOM, of_connections(&mut probes, entries, limit)?));
+        connections.push((entries, ROOM, of_connections(&mut kernel, entries, limit)?));
     }
-    drop(probes);
+    drop((kernel, attachments));
     let sizes = MapSizes::default();
-    let mut probes = Probes::attach(HookChoice::Auto, sizes)?;
+    let (mut kernel, attachments) = attach(HookChoice::Auto, sizes)?;
     for entries in BY_DEFAULT {
-        let point = of_connections(&mut probes, entries, limit)?;
+        let point = of_connections(&mut kernel, entries, limit)?;
         connections.push((entries, sizes.connections, point));
     }
     println!(
         "Hook `{}`. Each in nanoseconds of the programs for one call.\n",
-        probes.hook()
+        attachments.hook()
     );
     let baseline = connections[0].2.nanoseconds.median;
     print_table(
@@ -86,7 +86,7 @@ fn measure() -> Result<()> {
             codes,
             passes: EXCHANGES.div_ceil(processes * u32::from(codes)),
         };
-        counters.push((processes, codes, measure_point(&mut probes, processes, load)?));
+        counters.push((processes, codes, measure_point(&mut kernel, processes, load)?));
     }
     let baseline = counters[0].2.nanoseconds.median;
     print_table(
@@ -118,7 +118,7 @@ fn measure() -> Result<()> {
 }
 
 /// Spreads the connections over as many processes as may have them open.
-fn of_connections(probes: &mut Probes, entries: u32, limit: u32) -> Result<Point> {
+fn of_connections(kernel: &mut Counters, entries: u32, limit: u32) -> Result<Point> {
     let pairs = (entries / 2).max(1);
     // Besides a listener, pipes, and what else is open.
     let holders = pairs.div_ceil((limit - 200) / 2);
@@ -127,7 +127,7 @@ fn of_connections(probes: &mut Probes, entries: u32, limit: u32) -> Result<Point
         codes: 1,
         passes: EXCHANGES.div_ceil(pairs),
     };
-    measure_point(probes, holders, load)
+    measure_point(kernel, holders, load)
 }
 
 /// What was found for one number of connections or counters.
@@ -159,8 +159,8 @@ impl Point {
     }
 }
 
-fn measure_point(probes: &mut Probes, processes: u32, load: Load) -> Result<Point> {
-    let losses_before = probes.losses()?;
+fn measure_point(kernel: &mut Counters, processes: u32, load: Load) -> Result<Point> {
+    let losses_before = kernel.losses()?;
     let mut holders = Holders::start(processes, load)?;
     holders.all(CONNECT)?;
     // Every connection and counter is known from here on, as far as there is room.
@@ -169,22 +169,22 @@ fn measure_point(probes: &mut Probes, processes: u32, load: Load) -> Result<Poin
     let exchanges = u64::from(processes) * u64::from(load.exchanges());
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let before = run_time(probes);
+        let before = run_time(kernel);
         holders.all(PASS)?;
         #[expect(clippy::cast_precision_loss, reason = "thousands")]
-        rounds.push((run_time(probes) - before) / (exchanges as f64 * CALLS));
+        rounds.push((run_time(kernel) - before) / (exchanges as f64 * CALLS));
     }
     let pids = holders.pids();
-    let counters = probes.counters()?;
+    let counters = kernel.read()?;
     let counted = counters
         .iter()
         .filter(|counter| pids.contains(&counter.key.pid))
         .map(|counter| counter.value)
         .sum();
-    let losses = probes.losses()?;
+    let losses = kernel.losses()?;
     // Room for the next ones.
     let keys: Vec<_> = counters.iter().map(|counter| counter.key).collect();
-    probes.forget(&keys)?;
+    kernel.forget(&keys)?;
     Ok(Point {
         nanoseconds: Spread::of(rounds),
         sent: 2 * exchanges * (ROUNDS as u64 + 1),
@@ -199,8 +199,8 @@ fn measure_point(probes: &mut Probes, processes: u32, load: Load) -> Result<Poin
 }
 
 /// Nanoseconds that all programs ran.
-fn run_time(probes: &Probes) -> f64 {
-    let statistics = probes.statistics();
+fn run_time(kernel: &Counters) -> f64 {
+    let statistics = kernel.statistics();
     statistics
         .map(|(_, statistics)| statistics.run_time.as_secs_f64() * 1e9)
         .sum()

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinSet, block_in_place};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::bpf::{self, Probes};
+use crate::bpf::{self, Attachments};
 use crate::config::{Live, LogLevel, NodeName, Settings};
 use crate::host::HostIdentity;
 use crate::pods;
@@ -77,6 +77,7 @@ pub(crate) struct Counting {
     pub(crate) feed: Feed,
     parts: JoinSet<RunError>,
     shutdown: CancellationToken,
+    _attachments: Attachments,
 }
 
 impl Counting {
@@ -85,14 +86,14 @@ impl Counting {
     /// # Errors
     /// When the programs cannot be attached.
     pub(crate) async fn start(settings: &Settings, live: watch::Receiver<Live>) -> Result<Self, RunError> {
-        let probes = block_in_place(|| Probes::attach(settings.hook, settings.map_sizes))?;
+        let (counters, attachments) = block_in_place(|| bpf::attach(settings.hook, settings.map_sizes))?;
         let attached = Instant::now();
-        log_start(settings, &probes);
+        log_start(settings, &attachments);
 
         let directory = watch::Sender::<Arc<Directory>>::default();
         let processes = Processes::new(Path::new("/proc"));
         let (sampler, feed) = Sampler::new(
-            probes,
+            counters,
             attached,
             processes,
             directory.subscribe(),
@@ -117,6 +118,7 @@ impl Counting {
             feed,
             parts,
             shutdown,
+            _attachments: attachments,
         })
     }
 
@@ -166,6 +168,7 @@ pub async fn run(
         feed,
         parts,
         shutdown,
+        ..
     } = &mut counting;
 
     let serving = watch::Sender::new(false);
@@ -227,25 +230,25 @@ async fn serve(listener: UnixListener, router: Router, shutdown: CancellationTok
     RunError::Ended("server")
 }
 
-fn log_start(settings: &Settings, probes: &Probes) {
-    let rejected: Vec<String> = probes
+fn log_start(settings: &Settings, attachments: &Attachments) {
+    let rejected: Vec<String> = attachments
         .rejected()
         .iter()
         .map(|(hook, reason)| format!("{hook}: {reason}"))
         .collect();
     let rejected = (!rejected.is_empty()).then(|| rejected.join("; "));
     info!(
-        hook = %probes.hook(),
+        hook = %attachments.hook(),
         rejected,
         kernel = bpf::kernel_release(),
-        preemptible = probes.is_preemptible(),
+        preemptible = attachments.is_preemptible(),
         host_id = %settings.host_id,
         host_id_source = settings.host_id_source.describe(),
         socket = %settings.plugin_dir.socket().display(),
         metrics_address = settings.live.metrics_address.map(tracing::field::display),
         "counting HTTP requests"
     );
-    if let Some(reason) = probes.few_return_probes() {
+    if let Some(reason) = attachments.few_return_probes() {
         info!(
             reason,
             "few return probes are ready: where many threads use unix sockets at once, some calls may be missed, and are \

@@ -19,7 +19,7 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::bpf::{self, Counter, CounterKey, Hook, Loss, Losses, Probes, ProgramStatistics};
+use crate::bpf::{self, Counter, CounterKey, Counters, Hook, Loss, Losses, ProgramStatistics};
 use crate::cause::chain;
 use crate::config::Live;
 use crate::host::{self, HostIdentity, Poll};
@@ -64,7 +64,7 @@ pub trait Kernel {
     }
 }
 
-impl Kernel for Probes {
+impl Kernel for Counters {
     type Error = bpf::Error;
 
     fn hook(&self) -> Hook {
@@ -72,7 +72,7 @@ impl Kernel for Probes {
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, bpf::Error> {
-        self.counters()
+        self.read()
     }
 
     fn forget(&mut self, keys: &[CounterKey]) -> Result<(), bpf::Error> {

@@ -33,7 +33,7 @@ mod kind {
 
 /// Why there is no BTF to be had.
 #[derive(Debug, Error)]
-pub(super) enum BtfError {
+pub enum BtfError {
     /// The file cannot be read.
     #[error("failed to read {VMLINUX}")]
     Read(#[source] io::Error),

@@ -6,19 +6,27 @@ use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
+mod attachments;
 mod btf;
 mod counters;
+mod error;
 mod inodes;
+mod kernel;
+mod loader;
 mod object;
 mod preflight;
 mod priority;
-mod probes;
+mod programs;
 mod return_probes;
 mod settings;
 mod statistics;
 
-pub use preflight::{Check, CheckState, Preflight, kernel_release, preflight};
-pub use probes::{Error, Probes, verify};
+pub use attachments::{Attachments, attach};
+pub use counters::Counters;
+pub use error::Error;
+pub use kernel::kernel_release;
+pub use loader::verify;
+pub use preflight::{Check, CheckState, Preflight, preflight};
 pub use statistics::{ProgramStatistics, measure_run_times};
 
 pub use agent_ebpf::abi::{CODE_UNKNOWN, CounterKey, Loss, REQUESTS};

@@ -1,17 +1,13 @@
 //! What this machine allows: each thing the agent needs, whether it is there, and what cannot be done without it.
 
-use std::fs;
-
 use super::{
     Hook, MapSizes,
     btf::{Btf, VMLINUX},
-    probes::{Error, Kernel, reason},
+    error::{Error, reason},
+    kernel::{kernel_release, may_load_programs, version},
+    loader::Loader,
 };
-
-/// `CAP_SYS_ADMIN`, `CAP_PERFMON`, `CAP_BPF` (include/uapi/linux/capability.h).
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
+use crate::cause::chain;
 
 /// Whether something is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,30 +43,10 @@ pub struct Preflight {
 /// Looks at the kernel, and tries every hook: loads its programs, attaches them, and detaches them again.
 #[must_use]
 pub fn preflight() -> Preflight {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
+    let kernel = kernel_release();
     let mut rows = vec![kernel_check(&kernel), btf_check(), capabilities_check()];
     rows.extend(hook_checks());
     Preflight { kernel, rows }
-}
-
-/// True if the process has what loading and attaching takes.
-pub(super) fn may_load_programs() -> bool {
-    let held = effective_capabilities();
-    let has = |capability: u32| held >> capability & 1 == 1;
-    has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON))
-}
-
-fn effective_capabilities() -> u64 {
-    fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
-        .unwrap_or(0)
 }
 
 fn check(what: &str, state: CheckState, detail: impl Into<String>) -> Check {
@@ -81,26 +57,8 @@ fn check(what: &str, state: CheckState, detail: impl Into<String>) -> Check {
     }
 }
 
-/// Major and minor version of the running kernel.
-pub(super) fn kernel_version() -> Option<(u32, u32)> {
-    let release = kernel_release();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse().ok());
-    Some((numbers.next()?, numbers.next()?))
-}
-
-/// The kernel's release, as `uname -r` shows it; empty if it cannot be read.
-#[must_use]
-pub fn kernel_release() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
-}
-
 fn kernel_check(release: &str) -> Check {
-    if kernel_version() < Some((5, 10)) {
+    if version(release) < Some((5, 10)) {
         let detail =
             format!("{release}: older than 5.10, the oldest that is tested; counting may be refused");
         return check("kernel", CheckState::Warning, detail);
@@ -144,13 +102,13 @@ fn capabilities_check() -> Check {
 /// One row for each hook, and one that says which is taken.
 fn hook_checks() -> Vec<Check> {
     let name = |hook: Hook| format!("hook {hook}");
-    let kernel = match Kernel::examine(MapSizes::default()) {
-        Ok(kernel) => kernel,
+    let loader = match Loader::examine(MapSizes::default()) {
+        Ok(loader) => loader,
         Err(error) => {
             let why = match error {
-                Error::NoBtf { .. } => "needs BTF".to_owned(),
+                Error::NoBtf(_) => "needs BTF".to_owned(),
                 Error::NotPermitted => "needs the capabilities above".to_owned(),
-                error => error.to_string(),
+                error => chain(&error),
             };
             return Hook::ALL
                 .map(|hook| check(&name(hook), CheckState::Missing, &*why))
@@ -158,9 +116,9 @@ fn hook_checks() -> Vec<Check> {
         }
     };
     let found = Hook::ALL.map(|hook| {
-        kernel
+        loader
             .attach(hook)
-            .map(|(_, returns)| returns.refused().map(str::to_owned))
+            .map(|(_, attachments)| attachments.few_return_probes().map(str::to_owned))
             .map_err(|error| reason(hook, &error))
     });
     let best = found.iter().position(Result::is_ok);

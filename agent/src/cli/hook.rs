@@ -1,13 +1,13 @@
 //! Which hook an agent takes.
 
-use crate::bpf::{Hook, Probes};
+use crate::bpf::{self, Hook};
 use crate::config::Settings;
 
 /// Attaches as an agent with these settings would, and detaches again. Returns the hook's name, or `none`, as the first
 /// line, and then one for each better hook that was not taken, or for what is in the way. The operator reads the first.
 pub(super) fn answer(settings: &Settings) -> String {
-    match Probes::attach(settings.hook, settings.map_sizes) {
-        Ok(probes) => taken(probes.hook(), probes.rejected()),
+    match bpf::attach(settings.hook, settings.map_sizes) {
+        Ok((_, attachments)) => taken(attachments.hook(), attachments.rejected()),
         Err(error) => format!("none\n{error}\n"),
     }
 }
