@@ -284,7 +284,12 @@ impl Drop for Cgroup {
     }
 }
 
-/// What must still be so at the end.
+/// How many servers live at a time, with what was counted for them. Looking at totals takes the longer the more there are.
+const KEPT: usize = 48;
+/// How many of the last are kept when there are too many: what is counted late must have had the time.
+const KEPT_LONGER: usize = 16;
+
+/// What must still be so some cases later.
 struct Seen {
     name: String,
     pids: BTreeSet<u32>,
@@ -305,6 +310,8 @@ struct Table<'a> {
     /// Those that began before the agent, by case and transport, and how many turns they have done.
     begun: BTreeMap<(usize, usize), (Client, usize)>,
     seen: Vec<Seen>,
+    /// How many were made.
+    cgroups: usize,
     /// What the agent had lost at the end of the case before.
     losses: BTreeMap<String, u64>,
     failures: Vec<String>,
@@ -350,6 +357,7 @@ impl<'a> Table<'a> {
             servers,
             begun,
             seen: Vec::new(),
+            cgroups: 0,
             failures: Vec::new(),
         }
     }
@@ -420,7 +428,10 @@ impl<'a> Table<'a> {
 
     fn compare(&mut self, index: usize, number: usize, mode: &Mode) -> Result<&'static str, String> {
         let case = &self.cases[index];
-        let cgroup = case.exits.then(|| Cgroup::new(self.seen.len()));
+        let cgroup = case.exits.then(|| {
+            self.cgroups += 1;
+            Cgroup::new(self.cgroups)
+        });
         let (control, truth) = match &case.play {
             Play::Special { ask, .. } => {
                 let mut client = self.servers.fork(index, mode.transport, cgroup.as_ref());
@@ -490,6 +501,9 @@ impl<'a> Table<'a> {
             counted: counted.clone(),
             _control: control,
         });
+        if self.seen.len() > KEPT {
+            self.retire(KEPT - KEPT_LONGER);
+        }
         if !agrees {
             let reason = exception.map_or(String::new(), |it| format!(" (as documented: {})", it.reason));
             let mut difference = format!(
@@ -540,10 +554,10 @@ impl<'a> Table<'a> {
         Err(difference)
     }
 
-    /// Nothing may have been counted later, and nothing for the client, which is this process.
-    fn end(mut self) -> Vec<String> {
+    /// Ends the first `count` servers that are left. Nothing may have been counted for them since.
+    fn retire(&mut self, count: usize) {
         let totals = self.agent.totals();
-        for seen in &self.seen {
+        for seen in self.seen.drain(..count) {
             let (requests, codes) = match &seen.cgroup {
                 Some(cgroup) => totals.of_cgroup(&cgroup.path),
                 None => totals.of(&seen.pids),
@@ -551,11 +565,17 @@ impl<'a> Table<'a> {
             let counted = Counts { requests, codes };
             if counted != seen.counted {
                 self.failures.push(format!(
-                    "FAILED: {}, {}: first {:?}, at the end {counted:?}",
+                    "FAILED: {}, {}: first {:?}, later {counted:?}",
                     self.hook, seen.name, seen.counted
                 ));
             }
         }
+    }
+
+    /// Nothing may have been counted later, and nothing for the client, which is this process.
+    fn end(mut self) -> Vec<String> {
+        self.retire(self.seen.len());
+        let totals = self.agent.totals();
         let (requests, codes) = totals.of(&BTreeSet::from([process::id()]));
         let ours = Counts { requests, codes };
         if ours != Counts::default() {
