@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer};
 
-use crate::bpf::{HookChoice, MapSizes};
+use crate::bpf::{CODE_MAX, CODE_MIN, HookChoice, MapSizes};
 use crate::filter::{Filter, Namespaces, Processes};
 use crate::report::PLUGIN_ID;
 
@@ -295,7 +295,7 @@ impl TryFrom<Vec<u16>> for StatusCodes {
     type Error = ValueError;
 
     fn try_from(codes: Vec<u16>) -> Result<Self, ValueError> {
-        match codes.iter().find(|code| !(100..=599).contains(*code)) {
+        match codes.iter().find(|code| !(CODE_MIN..=CODE_MAX).contains(*code)) {
             Some(code) => Err(ValueError::StatusCode(code.to_string())),
             None => Ok(Self(codes.into_iter().collect())),
         }

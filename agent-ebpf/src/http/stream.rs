@@ -4,6 +4,8 @@
 //! stop and go on at any byte, so how the application cut its calls cannot change what is counted. Where enough
 //! bytes are at hand it takes eight at once; the byte-wise paths beside it are what happens at a window's end.
 
+use crate::abi::{CODE_MAX, CODE_MIN};
+
 use super::{
     connection::{Connection, Method, Role},
     event::Event,
@@ -723,7 +725,7 @@ fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event
         return Event::NONE;
     }
     let code = stream.a as u16;
-    if !(100..=599).contains(&code) {
+    if !(CODE_MIN..=CODE_MAX).contains(&code) {
         return Event::MISMATCH;
     }
     // The line feed may be the next byte: it is left for the next stage.

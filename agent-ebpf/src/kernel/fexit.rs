@@ -22,15 +22,11 @@ use core::arch::asm;
 use super::{
     call::{Data, Program, transferred, transferred_unseen},
     connections::{self, Socket},
+    flags::{MSG_PEEK, MSG_TRUNC},
     handled,
     memory::{Access as _, Load, field},
     settings::setting,
 };
-
-/// `MSG_PEEK`: the bytes will be received again.
-pub const MSG_PEEK: u32 = 2;
-/// `MSG_TRUNC`: TCP throws the bytes away instead of copying them.
-pub const MSG_TRUNC: u32 = 0x20;
 
 /// Entrances of a program: `enter` is the function that decides whether it is called.
 macro_rules! entrances {

@@ -20,7 +20,8 @@ use core::hint::black_box;
 use super::{
     call::{Data, Program, abandon, catch_up, moved, transferred, transferred_unseen},
     connections::{self, Socket},
-    fexit::{MSG_PEEK, received},
+    fexit::received,
+    flags::MSG_PEEK,
     memory::{Helper, field},
     process::lose,
     settings::setting,

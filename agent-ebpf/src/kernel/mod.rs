@@ -6,6 +6,7 @@
 mod call;
 mod connections;
 mod fexit;
+mod flags;
 mod handled;
 mod kprobe;
 mod memory;

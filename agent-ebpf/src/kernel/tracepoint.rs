@@ -19,7 +19,7 @@ use aya_ebpf::{
 use super::{
     call::{Data, Program, messages_unseen, transferred, unfinished},
     connections::{self, Socket},
-    fexit::{MSG_PEEK, MSG_TRUNC},
+    flags::{MSG_PEEK, MSG_TRUNC},
     handled,
     memory::{Helper, field, kernel, user},
     registers::{SystemCall, current_system_call, system_call},
@@ -249,6 +249,7 @@ fn data(call: &SystemCall, description: u8) -> Data {
 /// another socket, whose sequence numbers tell that nothing moved.
 #[inline(always)]
 fn descriptor_sock(descriptor: u32) -> Option<u64> {
+    // SAFETY: no arguments.
     let task = unsafe { bpf_get_current_task() };
     let files: u64 = field(task, Setting::TaskFiles)?;
     let table: u64 = field(files, Setting::FilesFdt)?;

@@ -29,7 +29,8 @@ pub(super) struct Loader {
     settings: Settings,
     has_sock_length_tracepoints: bool,
     is_preemptible: bool,
-    /// Since Linux 7.0 a tracepoint's callbacks run with preemption enabled.
+    /// Since Linux 7.0 a tracepoint's callbacks run with preemption enabled. 6.19 is taken to do so too: its distributions
+    /// may have the change, and entries that are not needed cost little.
     has_preemptible_tracepoints: bool,
     /// Those of [`optional_functions`] that this kernel has.
     functions: BTreeSet<&'static str>,
