@@ -4,6 +4,7 @@
 //! [`crate::images`], with the profile `release`.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
+use crate::dependencies;
 use crate::workspace::{Workspace, output};
 
 /// A test binary.
@@ -62,6 +64,8 @@ pub(crate) fn static_linking(host: &str) -> (String, &'static str) {
 /// to be checked and once more to be run.
 pub(crate) fn tests(workspace: &Workspace) -> Result<Built> {
     let driver = clippy_driver(workspace)?;
+    let is_cold = dependencies::is_cold(workspace);
+    let is_to_keep = is_cold && !dependencies::restore(workspace)?;
     let mut built = Built::default();
     // `cluster` is not among the default targets, since it needs a control plane.
     for targets in [
@@ -78,7 +82,14 @@ pub(crate) fn tests(workspace: &Workspace) -> Result<Built> {
             .env(variable, flags)
             .env("RUSTC_WORKSPACE_WRAPPER", &driver)
             .env("SCOPE_HTTP_STATISTICS_BPF_REQUIRED", "1");
+        if env::var_os("CI").is_some() {
+            // Nobody builds there a second time.
+            cargo.env("CARGO_INCREMENTAL", "0");
+        }
         read_messages(&mut cargo, &mut built)?;
+    }
+    if is_to_keep {
+        dependencies::keep(workspace)?;
     }
     Ok(built)
 }

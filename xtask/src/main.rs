@@ -6,6 +6,7 @@
 )]
 
 mod compile;
+mod dependencies;
 mod fuzz;
 mod guest;
 mod images;

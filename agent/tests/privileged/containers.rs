@@ -1,7 +1,7 @@
 //! Whose requests these are: real servers in real containers and cgroups. Root, and runc (.ci/setup test).
 //!
 //! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a guest
-//! with cgroup v2 only. The names come from an API server as in tests/pods.rs.
+//! with cgroup v2 only. The names come from an API server as in tests/it/pods.rs.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -74,7 +74,7 @@ const LAYOUTS: [Layout; 7] = [
     },
 ];
 
-/// The hooks to try, as in tests/hooks.rs; one is enough here, since none knows of containers.
+/// The hooks to try, as in tests/privileged/hooks.rs; one is enough here, since none knows of containers.
 fn hook() -> String {
     env::var("TEST_HOOKS")
         .ok()

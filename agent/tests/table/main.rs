@@ -525,7 +525,7 @@ impl<'a> Table<'a> {
         Ok(exception.map_or("exact", |it| it.reason))
     }
 
-    /// A mixed load on a real nginx, as in tests/hooks.rs: the agent has counted what nginx has logged, and lost nothing.
+    /// A mixed load on a real nginx, as in tests/privileged/hooks.rs: the agent has counted what nginx has logged, and lost nothing.
     fn load(&mut self) -> Result<(), String> {
         let nginx = Nginx::start();
         let workers = nginx.workers();

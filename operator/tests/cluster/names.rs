@@ -232,7 +232,7 @@ async fn follow(world: &mut World, pods: &Api<Pod>, names: &mut Names) -> Result
 }
 
 /// What the real controllers make, each of its kind, through all that lies between; how Scope is told is in
-/// agent/tests/report.rs.
+/// agent/tests/it/report.rs.
 pub(crate) async fn agents_know_what_made_a_pod(world: &mut World) -> Result<()> {
     let kubeconfig = start_agents(world, "made", 1).await?;
     let admin = world.admin();

@@ -131,7 +131,7 @@ fn check(document: &Value) {
                 1
             );
         }
-        // What the rules say is tested with promtool: agent/tests/metrics.rs.
+        // What the rules say is tested with promtool: agent/tests/privileged/metrics.rs.
         "PrometheusRule" => {
             let spec = document["spec"].as_object().unwrap();
             assert_eq!(spec.keys().collect::<Vec<_>>(), ["groups"]);
