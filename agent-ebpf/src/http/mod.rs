@@ -7,17 +7,21 @@
 //! resumable at any byte; do a bounded amount of work in a call; copy and look at as little as possible.
 
 mod connection;
+mod direction;
 mod event;
-mod stream;
+mod exchange;
+mod h1;
+mod proxy;
 mod window;
 
 pub use connection::Connection;
+pub use direction::Direction;
 pub use event::Event;
-pub use stream::Direction;
 pub use window::{WINDOW, Window};
 
 use crate::abi::Loss;
-use stream::{RECEIVED, SENT, step};
+use direction::{RECEIVED, SENT};
+use h1::step;
 
 /// Pieces of work that [`advance`] does at most: several times what a call takes that has one message.
 ///
