@@ -3,7 +3,7 @@
 use agent_ebpf::abi::Setting;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated::bpf_skc_to_tcp_sock};
 
-use super::settings::setting;
+use super::layout::setting;
 
 /// Reads a `T` in kernel memory.
 #[inline(always)]

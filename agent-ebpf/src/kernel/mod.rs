@@ -1,16 +1,21 @@
-//! Everything that runs in the kernel.
+//! Everything that runs in the kernel, in the order in which a call comes by.
 //!
-//! A hook ([`fexit`], [`kprobe`], [`tracepoint`]) says that a task has moved bytes over a socket and where in its
-//! memory they are; [`call`] takes the connection's framing state over them; [`process`] says who is counted.
+//! A hook ([`hooks`]) says that a task has moved bytes over a socket and where in its memory they are. [`transfer`] finds the
+//! connection ([`connections`], of which [`transport`] knows the socket) and the first byte ([`iovec`]); [`dispatcher`] runs the
+//! engine over what [`reader`] copies; [`counters`] count what was found for the process that [`attribution`] names.
 
-mod call;
+mod attribution;
 mod connections;
-mod fexit;
+mod counters;
+mod dispatcher;
 mod flags;
-mod handled;
-mod kprobe;
+mod hooks;
+mod iovec;
+mod layout;
 mod memory;
-mod process;
+mod program;
+mod reader;
+mod reentry;
 mod registers;
-mod settings;
-mod tracepoint;
+mod transfer;
+mod transport;

@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{LruHashMap, PerCpuArray},
 };
 
-use super::{call::Program, connections, memory::Access, process::lose, settings::setting};
+use super::{counters::lose, layout::setting, memory::Access, program::Program, transport::socket};
 
 /// How far a TCP socket was in the program's direction when the program last looked. Of any socket, and tasks may
 /// change places: what is not found here may have been handled all the same, and the program itself finds that.
@@ -36,7 +36,7 @@ pub fn see<A: Access>(program: Program, direction: Direction, sock: u64, connect
 // Not inlined, so that the verifier forgets what was there.
 #[inline(never)]
 fn see_one<A: Access>(program: u32, direction: Direction, sock: u64, connection: &Connection) {
-    if let Some(position) = connections::position::<A>(sock, connection, direction)
+    if let Some(position) = socket::position::<A>(sock, connection, direction)
         && let Some(seen) = SEEN.get_ptr_mut(program)
     {
         // SAFETY: this CPU's own. If another task comes between the two, a socket has another's position, which it
@@ -51,7 +51,7 @@ fn see_one<A: Access>(program: u32, direction: Direction, sock: u64, connection:
 #[inline(always)]
 pub fn is_seen<A: Access>(program: Program, direction: Direction, sock: u64) -> bool {
     SEEN.get(program as u32).is_some_and(|seen| {
-        seen.sock == sock && connections::sequence::<A>(sock, direction) == Some(seen.position)
+        seen.sock == sock && socket::sequence::<A>(sock, direction) == Some(seen.position)
     })
 }
 

@@ -17,14 +17,18 @@ use aya_ebpf::{
 };
 use core::hint::black_box;
 
-use super::{
-    call::{Data, Program, abandon, catch_up, moved, transferred, transferred_unseen},
-    connections::{self, Socket},
-    fexit::received,
+use crate::kernel::{
+    connections,
+    counters::lose,
+    dispatcher::abandon,
     flags::MSG_PEEK,
+    hooks::fexit::received,
+    iovec::Data,
+    layout::setting,
     memory::{Helper, field},
-    process::lose,
-    settings::setting,
+    program::Program,
+    transfer::{catch_up, moved, transferred, transferred_unseen},
+    transport::socket::{self, Socket},
 };
 
 /// A call under way, or the last one of a thread.
@@ -175,7 +179,7 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
     call.left = left;
     // Nothing is sent on a socket that is shut down: it is being closed, and the call that is noted is over. In the place
     // of its message may be anything, such as an interrupt's -1, by which one byte has gone; and one has: the FIN.
-    if !RECEIVES && connections::is_shut_down(call.sock, direction) {
+    if !RECEIVES && socket::is_shut_down(call.sock, direction) {
         transferred = 0;
     }
     let data = match call.message {

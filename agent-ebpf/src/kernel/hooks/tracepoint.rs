@@ -16,14 +16,18 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use super::{
-    call::{Data, Program, messages_unseen, transferred, unfinished},
-    connections::{self, Socket},
+use crate::kernel::{
+    connections,
+    dispatcher::unfinished,
     flags::{MSG_PEEK, MSG_TRUNC},
-    handled,
+    iovec::Data,
+    layout,
     memory::{Helper, field, kernel, user},
+    program::Program,
+    reentry,
     registers::{SystemCall, current_system_call, system_call},
-    settings,
+    transfer::{messages_unseen, transferred},
+    transport::socket::{self, Socket},
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -82,13 +86,13 @@ entrances!("sock_recv_length", was_received, Program::TcpReceive, Direction::Rec
 #[inline(always)]
 fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, entrance: u32) {
     let sock = ctx.arg(0);
-    if handled::is_seen::<Helper>(program, direction, sock) {
+    if reentry::is_seen::<Helper>(program, direction, sock) {
         return;
     }
-    let is_handled = match connections::is_tcp(sock) {
+    let is_handled = match socket::is_tcp(sock) {
         // The program itself knows.
         Some(true) => false,
-        Some(false) => handled::is_handled(entrance),
+        Some(false) => reentry::is_handled(entrance),
         None => true,
     };
     if !is_handled {
@@ -137,7 +141,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if result > 0
         && let Some(call) = system_call(ctx.arg(0))
     {
-        let description = settings::syscall(call.number);
+        let description = layout::syscall(call.number);
         if description != 0 {
             let sent = if description & syscall::KIND == syscall::SPLICE {
                 descriptor_sock(call.arguments[2] as u32).is_some()
@@ -170,7 +174,7 @@ pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
 fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     let call = system_call(ctx.arg(0))?;
     let result = ctx.arg::<i64>(1) as u32;
-    let description = settings::syscall(call.number);
+    let description = layout::syscall(call.number);
     let flags = if description & syscall::FLAGS_THIRD != 0 {
         call.arguments[2] as u32
     } else if description & syscall::FLAGS_FOURTH != 0 {
@@ -212,7 +216,7 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
 #[inline(always)]
 fn current_call_data(direction: u8, sock: u64, connection: &Connection) -> Data {
     match current_system_call() {
-        Some(call) => match settings::syscall(call.number) {
+        Some(call) => match layout::syscall(call.number) {
             // A file on a network file system, say, is written by way of a socket that is the kernel's own. That of a
             // connection known to be HTTP is not.
             description

@@ -19,13 +19,16 @@ use aya_ebpf::{
 
 use core::arch::asm;
 
-use super::{
-    call::{Data, Program, transferred, transferred_unseen},
-    connections::{self, Socket},
+use crate::kernel::{
+    connections,
     flags::{MSG_PEEK, MSG_TRUNC},
-    handled,
+    iovec::Data,
+    layout::setting,
     memory::{Access as _, Load, field},
-    settings::setting,
+    program::Program,
+    reentry,
+    transfer::{transferred, transferred_unseen},
+    transport::socket::Socket,
 };
 
 /// Entrances of a program: `enter` is the function that decides whether it is called.
@@ -66,7 +69,7 @@ entrances!("tcp_sendmsg", enter_tcp_send, tcp_sendmsg_1: 0, tcp_sendmsg_2: 1, tc
 #[inline(always)]
 fn enter_tcp_send(ctx: &FExitContext, entrance: u32) {
     let result: i32 = ctx.arg(3);
-    if result > 0 && !handled::is_seen::<Load>(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
+    if result > 0 && !reentry::is_seen::<Load>(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
         Program::TcpSend.enter(ctx, entrance);
     }
 }
@@ -95,7 +98,7 @@ entrances!("tcp_recvmsg", enter_tcp_receive, tcp_recvmsg_1: 0, tcp_recvmsg_2: 1,
 #[inline(always)]
 fn enter_tcp_receive(ctx: &FExitContext, entrance: u32) {
     if tcp_received(ctx).is_some()
-        && !handled::is_seen::<Load>(Program::TcpReceive, Direction::Received, ctx.arg(0))
+        && !reentry::is_seen::<Load>(Program::TcpReceive, Direction::Received, ctx.arg(0))
     {
         Program::TcpReceive.enter(ctx, entrance);
     }
@@ -156,7 +159,7 @@ entrances!("unix_stream_sendmsg", enter_unix_send, unix_stream_sendmsg_1: 0, uni
 #[inline(always)]
 fn enter_unix_send(ctx: &FExitContext, entrance: u32) {
     // Asked in every case: the answer is also a note.
-    let is_handled = handled::is_handled(entrance);
+    let is_handled = reentry::is_handled(entrance);
     let result: i32 = ctx.arg(3);
     if result > 0 && !is_handled {
         Program::UnixSend.enter(ctx, entrance);
@@ -166,7 +169,7 @@ fn enter_unix_send(ctx: &FExitContext, entrance: u32) {
 /// Before the entrances of [`unix_stream_sendmsg`].
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
-    handled::begin();
+    reentry::begin();
     0
 }
 
@@ -194,7 +197,7 @@ entrances!("unix_stream_recvmsg", enter_unix_receive, unix_stream_recvmsg_1: 0, 
 
 #[inline(always)]
 fn enter_unix_receive(ctx: &FExitContext, entrance: u32) {
-    let is_handled = handled::is_handled(entrance);
+    let is_handled = reentry::is_handled(entrance);
     if unix_received(ctx).is_some() && !is_handled {
         Program::UnixReceive.enter(ctx, entrance);
     }
@@ -210,7 +213,7 @@ fn unix_received(ctx: &FExitContext) -> Option<u32> {
 /// Before the entrances of [`unix_stream_recvmsg`].
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
-    handled::begin();
+    reentry::begin();
     0
 }
 

@@ -1,45 +1,23 @@
 //! Who is counted: the process that made the call.
 
-use agent_ebpf::abi::{CGROUP_ROOT, CGROUP_V1, CounterKey, Loss, Setting};
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
-    },
-    macros::map,
-    maps::{Array, HashMap},
+use agent_ebpf::abi::{CGROUP_ROOT, CGROUP_V1, CounterKey, Setting};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
 };
-use core::arch::asm;
 
 use super::{
+    layout::setting,
     memory::{Access, Helper, Load, field, kernel},
-    settings::setting,
 };
 
 /// Depth of PID namespaces that is searched for the agent's. The kernel's limit is 32 (`MAX_PID_NS_LEVEL`), but
 /// nodes in containers in containers have four.
 const PID_NAMESPACE_LEVELS: u32 = 8;
 
-#[map]
-static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(16384, 0);
-
-#[map]
-static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
-
-/// Adds one to the current process's counter for `code`. Returns 0.
-///
-/// Global in the verifier's sense: it walks through this once for each program, and not again for each way to a call. A
-/// global function has to return a number (until Linux 6.8).
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn count(code: u16) -> u32 {
-    add_one(code);
-    0
-}
-
+/// The counter of the current process for `code`; nothing if the process is not in the agent's PID namespace.
 #[inline(always)]
-fn add_one(code: u16) {
-    let key = if setting(Setting::TypedTask) == 1 {
+pub fn counter_of_current(code: u16) -> Option<CounterKey> {
+    if setting(Setting::TypedTask) == 1 {
         // SAFETY: no arguments.
         let task = unsafe { bpf_get_current_task_btf() } as u64;
         key::<Load>(task, v2_cgroup::<Load>(task).unwrap_or(0), code)
@@ -47,16 +25,6 @@ fn add_one(code: u16) {
         // SAFETY: no arguments.
         let (task, cgroup) = unsafe { (bpf_get_current_task(), bpf_get_current_cgroup_id()) };
         key::<Helper>(task, cgroup, code)
-    };
-    let Some(key) = key else {
-        return lose(Loss::ForeignProcess as u32);
-    };
-    if increment(&key) {
-        return;
-    }
-    // Two CPUs may get here for the same key: the second finds it taken and increments after all.
-    if COUNTERS.insert(&key, &1, u64::from(BPF_NOEXIST)).is_err() && !increment(&key) {
-        lose(Loss::CountersFull as u32);
     }
 }
 
@@ -101,31 +69,6 @@ fn v1_cgroup<A: Access>(task: u64) -> Option<u64> {
 #[inline(always)]
 fn cgroup_id<A: Access>(cgroup: u64) -> Option<u64> {
     A::field(A::field(cgroup, Setting::CgroupNode)?, Setting::NodeId)
-}
-
-#[inline(always)]
-fn increment(key: &CounterKey) -> bool {
-    let Some(counter) = COUNTERS.get_ptr_mut(key) else {
-        return false;
-    };
-    add(counter, 1);
-    true
-}
-
-/// Counts a loss; `cause` is a [`Loss`] as an index.
-#[inline(always)]
-pub fn lose(cause: u32) {
-    if let Some(losses) = LOSSES.get_ptr_mut(cause) {
-        add(losses, 1);
-    }
-}
-
-/// Adds to a map value, atomically: several CPUs may be at it, or a program that interrupted another.
-#[inline(always)]
-pub fn add(value: *mut u64, what: i64) {
-    // By hand, because `core` has no atomic addition for targets without compare-and-swap.
-    // SAFETY: a map value of eight bytes, aligned, valid while the program runs.
-    unsafe { asm!("lock *(u64 *)({value} + 0) += {what}", value = in(reg) value, what = in(reg) what) };
 }
 
 /// The process id in the agent's PID namespace, or nothing if the process is not in it.

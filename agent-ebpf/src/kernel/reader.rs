@@ -1,0 +1,120 @@
+//! The bytes of one call, in order, as the engine takes them.
+
+use agent_ebpf::{
+    abi::{Loss, REQUESTS},
+    http::{Event, FOUND, Source, WINDOW, Window},
+};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+
+use super::{
+    counters::lose,
+    memory::{kernel, user},
+};
+
+/// The bytes of a call in the calling task's memory.
+#[repr(C)]
+pub struct Bytes {
+    /// Bytes of the call not copied or skipped yet.
+    pub(super) left: u64,
+    /// Where the current segment goes on.
+    pub(super) address: u64,
+    /// Bytes left of the current segment.
+    pub(super) segment: u64,
+    /// The `struct iovec` of the next one; while [`Self::back`] is not 0, of one before which the call's first byte is.
+    pub(super) next: u64,
+    /// How many bytes before `segment` bytes into that one; 0 once the first byte is found.
+    pub(super) back: u64,
+    /// 1 if that is in user memory.
+    pub(super) next_in_user: u32,
+    /// Codes found in this run. They are counted at its end: the verifier walks through
+    /// what happens to a message once for each that there may be, not once for each step.
+    pub(super) found: u32,
+    pub(super) codes: [u16; FOUND],
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn take(&mut self, count: u64) {
+        self.address = self.address.wrapping_add(count);
+        self.segment = self.segment.wrapping_sub(count);
+        self.left = self.left.wrapping_sub(count);
+    }
+
+    #[inline(always)]
+    fn push(&mut self, code: u16) {
+        let index = self.found as usize;
+        if index < FOUND {
+            self.codes[index] = code;
+            self.found += 1;
+        }
+    }
+}
+
+impl Source for Bytes {
+    #[inline(always)]
+    fn left(&self) -> u64 {
+        self.left
+    }
+
+    #[inline(always)]
+    fn seek(&mut self) -> Result<(), Loss> {
+        if self.segment == 0 {
+            let segment: Option<[u64; 2]> = if self.next_in_user == 1 {
+                user(self.next)
+            } else {
+                kernel(self.next)
+            };
+            let [base, len] = segment.ok_or(Loss::UnreadableMemory)?;
+            self.address = base;
+            self.segment = len;
+            self.next += 16;
+        }
+        if self.segment > self.left {
+            self.segment = self.left;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, count: u64) -> u64 {
+        let count = if count < self.segment { count } else { self.segment };
+        self.take(count);
+        count
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, window: &mut Window) -> Result<(), Loss> {
+        let count = if self.segment < WINDOW as u64 {
+            self.segment
+        } else {
+            WINDOW as u64
+        };
+        // SAFETY: the window holds `WINDOW` bytes; the helper checks the address.
+        let result = unsafe {
+            bpf_probe_read_user(
+                window.destination().cast(),
+                count as u32,
+                self.address as *const _,
+            )
+        };
+        if result < 0 {
+            return Err(Loss::UnreadableMemory);
+        }
+        window.filled(count as u32);
+        self.take(count);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn found(&mut self, event: Event) {
+        if let Some(code) = event.code() {
+            self.push(code);
+        }
+        if event.is_answered() {
+            self.push(REQUESTS);
+        }
+        if let Some(cause) = event.loss_index() {
+            lose(cause);
+        }
+    }
+}
