@@ -3,7 +3,7 @@
 //! Built for `bpfel-unknown-none` (see `agent/build.rs`). For the host this is an empty program, so that one
 //! `cargo check` covers the workspace.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// One instruction that `core` does not offer; see `kernel::process`.
+// One instruction that `core` does not offer; see `kernel::counters`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]

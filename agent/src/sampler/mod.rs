@@ -4,33 +4,34 @@
 //! then the same bytes for all until the next. Only totals are read when asked for, because they are compared with other
 //! counts.
 
-use std::collections::{HashMap, HashSet};
+mod books;
+mod handle;
+mod throttle;
+mod views;
+
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use crate::bpf::{self, Counter, CounterKey, Counters, Hook, Loss, Losses, ProgramStatistics};
-use crate::cause::chain;
+use self::books::Books;
+pub use self::handle::{Feed, Published, Unavailable, View};
+use self::handle::{MAX_REQUESTS, Notes, TotalsRequest, ViewRequest};
+use self::views::{Views, totals};
+use crate::bpf::{self, Counter, CounterKey, Counters, Hook, Losses, ProgramStatistics};
 use crate::config::Live;
-use crate::host::{self, HostIdentity, Poll};
-use crate::metrics::{self, MAX_SERIES, Metrics};
-use crate::overview::{Overview, Sources};
+use crate::host::{self, HostIdentity};
 use crate::process::Processes;
-use crate::report::{Facts, MAX_REPORT, ReportBuilder};
 use crate::server::Body;
-use crate::stats::{Ledger, Owner, Subject, Window};
-use crate::totals::Totals;
-use crate::workload::{Directory, Place};
+use crate::stats::Window;
+use crate::workload::Directory;
 
 /// Where counters come from.
 pub trait Kernel {
@@ -88,130 +89,6 @@ impl Kernel for Counters {
     }
 }
 
-/// How the latest tick went.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// When the tick was over.
-    pub at: Instant,
-    /// When the next one is to be expected after that.
-    pub interval: Duration,
-    /// Why the counters could not be read in this tick, if so. Views then show what was read before.
-    pub failure: Option<String>,
-}
-
-/// The counters could not be read, or the sampler has stopped.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the counters cannot be read: {0}")]
-pub struct Unavailable(String);
-
-/// One request for totals, and where the answer goes.
-type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
-
-/// What is told of the latest tick when somebody asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum View {
-    /// The [`report`](crate::report) as JSON.
-    Report,
-    /// [`Overview`] as JSON.
-    Overview,
-    /// [`Metrics`] as `OpenMetrics`.
-    OpenMetrics,
-    /// The same as [`metrics::classic`] text.
-    ClassicMetrics,
-}
-
-/// One request for a view, and where the answer goes.
-type ViewRequest = (View, oneshot::Sender<Result<Body, Unavailable>>);
-
-/// How many requests of each kind may wait.
-const MAX_REQUESTS: usize = 16;
-
-/// How many polls are noted between two ticks. More than one of each probe tell nothing new.
-const MAX_POLLS: usize = 16;
-
-/// What servers tell the sampler. Looking into it is left to the sampler, so that no answer waits for `/proc`.
-#[derive(Debug, Default)]
-struct Notes {
-    /// Polls since the last tick, none twice.
-    polls: Mutex<Vec<Poll>>,
-    /// How many reports were asked for since the last tick by those who take gzip.
-    gzip: AtomicUsize,
-}
-
-/// The sampler as servers see it.
-#[derive(Clone, Debug)]
-pub struct Feed {
-    published: watch::Receiver<Published>,
-    totals: mpsc::Sender<TotalsRequest>,
-    views: mpsc::Sender<ViewRequest>,
-    notes: Arc<Notes>,
-}
-
-impl Feed {
-    /// How the latest tick went.
-    #[must_use]
-    pub fn latest(&self) -> Published {
-        self.published.borrow().clone()
-    }
-
-    /// Scope's probe has asked for a report.
-    pub fn polled(&self, poll: Poll) {
-        let mut polls = self.notes.polls.lock().unwrap_or_else(PoisonError::into_inner);
-        if polls.len() < MAX_POLLS && !polls.contains(&poll) {
-            polls.push(poll);
-        }
-    }
-
-    /// Somebody who takes gzip has asked for a report.
-    pub fn takes_gzip(&self) {
-        self.notes.gzip.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Totals as JSON, read now.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read, or the sampler has stopped.
-    pub async fn totals(&self) -> Result<Bytes, Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        ask(&self.totals, reply, answer).await
-    }
-
-    /// A view of the latest tick.
-    ///
-    /// # Errors
-    /// When it cannot be written, or the sampler has stopped.
-    pub async fn view(&self, view: View) -> Result<Body, Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        ask(&self.views, (view, reply), answer).await
-    }
-
-    /// Waits for the next tick; `false` if there will be none.
-    pub async fn ticked(&mut self) -> bool {
-        self.published.changed().await.is_ok()
-    }
-}
-
-async fn ask<R, T>(
-    requests: &mpsc::Sender<R>,
-    request: R,
-    answer: oneshot::Receiver<Result<T, Unavailable>>,
-) -> Result<T, Unavailable> {
-    let stopped = || Unavailable("the agent is stopping".to_owned());
-    if requests.send(request).await.is_err() {
-        return Err(stopped());
-    }
-    answer.await.unwrap_or_else(|_| Err(stopped()))
-}
-
-/// In how many ticks it is looked once whether a process lives that has no traffic in the window.
-const IDLE_CHECK_TICKS: u64 = 16;
-/// In how many ticks it is looked once what a process is called: `exec` is rare, and a look takes ten times as long as
-/// whether it lives.
-const NAME_CHECK_TICKS: u64 = 64;
-/// At most one line about losses in this time.
-const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// At most one line about shortened reports in this time.
-const SIZE_LOG_INTERVAL: Duration = Duration::from_mins(10);
 /// So many who take gzip in one tick are a crowd: for fewer it takes less of the host to copy a report than to compress
 /// and unpack it.
 const CROWD: usize = 8;
@@ -221,39 +98,16 @@ const GZIP_TICKS: u8 = 16;
 /// Reads the kernel and keeps the books.
 #[derive(Debug)]
 pub struct Sampler<K> {
-    kernel: K,
-    processes: Processes,
-    directory: watch::Receiver<Arc<Directory>>,
-    ledger: Ledger,
-    window: Window,
-    builder: ReportBuilder,
+    books: Books<K>,
+    views: Views,
     host: HostIdentity,
     /// Where `/proc` is mounted.
     proc: PathBuf,
     live: watch::Receiver<Live>,
     interval: Duration,
-    /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
-    own_pid: u32,
-    /// Ticks so far.
-    tick: u64,
-    /// When the last tick's counters were read; at first, when the programs were attached.
-    last_tick: Instant,
-    losses: Losses,
-    /// When they last changed.
-    losses_changed: Timestamp,
-    /// Losses that were logged, and when.
-    logged_losses: Losses,
-    losses_logged: Option<Instant>,
-    /// Whether the latest deletion of counters failed.
-    forget_failed: bool,
-    /// When it was last logged that reports are shortened.
-    size_logged: Option<Instant>,
     notes: Arc<Notes>,
     /// Ticks for which reports are still compressed in advance.
     gzip_ticks: u8,
-    metrics: Metrics,
-    /// Views that were written since the latest tick.
-    views: HashMap<View, Body>,
     published: watch::Sender<Published>,
     requests: mpsc::Receiver<TotalsRequest>,
     view_requests: mpsc::Receiver<ViewRequest>,
@@ -271,16 +125,15 @@ impl<K: Kernel> Sampler<K> {
         mut live: watch::Receiver<Live>,
         host: HostIdentity,
     ) -> (Self, Feed) {
-        let (builder, window, interval) = {
+        let (views, window, interval) = {
             let live = live.borrow_and_update();
             (
-                builder(&live, kernel.hook()),
+                Views::new(&live, kernel.hook()),
                 Window::new(live.history.get(), live.max_samples()),
                 live.interval.get(),
             )
         };
         let notes = Arc::<Notes>::default();
-        let ledger = Ledger::default();
         let empty = Published {
             at: Instant::now(),
             interval,
@@ -288,33 +141,17 @@ impl<K: Kernel> Sampler<K> {
         };
         let (published, latest) = watch::channel(empty);
         let (totals, requests) = mpsc::channel(MAX_REQUESTS);
-        let (views, view_requests) = mpsc::channel(MAX_REQUESTS);
+        let (view_sender, view_requests) = mpsc::channel(MAX_REQUESTS);
         let proc = processes.proc().to_owned();
-        let metrics = Metrics::new(kernel.hook(), MAX_SERIES);
         let sampler = Self {
-            kernel,
-            processes,
-            directory,
-            ledger,
-            window,
-            builder,
+            books: Books::new(kernel, attached, processes, directory, window),
+            views,
             host,
             proc,
             live,
             interval,
-            own_pid: std::process::id(),
-            tick: 0,
-            last_tick: attached,
-            losses: Losses::default(),
-            losses_changed: Timestamp::now(),
-            logged_losses: Losses::default(),
-            losses_logged: None,
-            forget_failed: false,
-            size_logged: None,
             notes: Arc::clone(&notes),
             gzip_ticks: 0,
-            metrics,
-            views: HashMap::new(),
             published,
             requests,
             view_requests,
@@ -324,7 +161,7 @@ impl<K: Kernel> Sampler<K> {
             Feed {
                 published: latest,
                 totals,
-                views,
+                views: view_sender,
                 notes,
             },
         )
@@ -377,11 +214,10 @@ impl<K: Kernel> Sampler<K> {
     fn adjust(&mut self) {
         {
             let live = self.live.borrow_and_update();
-            self.window.resize(live.history.get(), live.max_samples());
-            self.builder = builder(&live, self.kernel.hook());
+            self.books.window.resize(live.history.get(), live.max_samples());
+            self.views.adjust(&live, self.books.kernel.hook());
             self.interval = live.interval.get();
         }
-        self.views.clear();
         let interval = self.interval;
         self.published
             .send_modify(|published| published.interval = interval);
@@ -390,82 +226,22 @@ impl<K: Kernel> Sampler<K> {
     /// Reads the counters, and closes the accounts of processes that are gone.
     pub fn tick(&mut self) {
         let begin = Instant::now();
-        self.tick = self.tick.wrapping_add(1);
         self.views.clear();
-        let (measured, date) = match self.read() {
-            Ok(measured) => measured,
-            Err(failure) => return self.fail(failure),
-        };
-        let deltas = self.ledger.take_deltas();
-        self.metrics.take(&metrics::Tick {
-            now: measured,
-            deltas: &deltas,
-            ledger: &self.ledger,
-            directory: &self.directory.borrow(),
-            filter: &self.live.borrow().filter,
-            losses: &self.losses,
-        });
-        self.window
-            .push(date, measured.duration_since(self.last_tick), &deltas);
-        self.last_tick = measured;
-        self.retire();
-        self.check_alive();
-        self.look_at_probes(measured);
-        self.log_losses(measured);
-        self.publish();
-        self.compress_for_crowd();
-        self.metrics.ticked(begin.elapsed());
-    }
-
-    /// Brings the ledger up to date. Returns when the counters were read.
-    fn read(&mut self) -> Result<(Instant, Timestamp), String> {
-        let mut counters = self.kernel.counters().map_err(|error| chain(&error))?;
-        let measured = (Instant::now(), Timestamp::now());
-        let losses = self.kernel.losses().map_err(|error| chain(&error))?;
-        if losses != self.losses {
-            (self.losses, self.losses_changed) = (losses, measured.1);
-        }
-        counters.retain(|counter| counter.key.pid != self.own_pid);
-        self.processes.start_reading();
-        self.ledger
-            .read(&counters, |owner| self.processes.identify(&owner));
-        Ok(measured)
-    }
-
-    /// Looks which processes are gone. After the reading, so that the report shows none of them; the next reading is
-    /// then their last. Who is in the report must be alive, or have been when it served in this tick and not only begun
-    /// in it: those that serve one request and end must not fill the report. Of others, and what they are called, it is
-    /// enough to notice some time.
-    fn check_alive(&mut self) {
-        let tick = self.tick;
-        let due = |owner: &Owner, ticks: u64| u64::from(owner.pid) % ticks == tick % ticks;
-        for owner in self.ledger.live_owners().collect::<Vec<_>>() {
-            if due(&owner, NAME_CHECK_TICKS) {
-                self.look_at(owner);
-                continue;
+        let read = self.books.tick(&self.live.borrow().filter);
+        match read {
+            Ok(measured) => {
+                self.look_at_probes(measured);
+                self.books.log_losses(measured);
+                self.publish();
+                self.compress_for_crowd();
+                self.books.metrics.ticked(begin.elapsed());
             }
-            let must_live = match self.window.idle(&owner) {
-                Some(0) => !self.processes.lived(&owner),
-                Some(_) => true,
-                None => due(&owner, IDLE_CHECK_TICKS),
-            };
-            if must_live && matches!(self.processes.lives(&owner), Ok(false)) {
-                self.ledger.mark_gone(owner);
-            }
-        }
-    }
-
-    fn look_at(&mut self, owner: Owner) {
-        match self.processes.command(&owner) {
-            Ok(Some(command)) => self.ledger.rename(&owner, &command),
-            Ok(None) => self.ledger.mark_gone(owner),
-            // Not known: ask again later.
-            Err(_) => {}
+            Err(failure) => self.fail(failure),
         }
     }
 
     fn fail(&self, failure: String) {
-        self.metrics.failed();
+        self.books.metrics.failed();
         self.published.send_modify(|published| {
             if published.failure.is_none() {
                 error!(failure, "failed to read the counters");
@@ -475,57 +251,11 @@ impl<K: Kernel> Sampler<K> {
         });
     }
 
-    fn retire(&mut self) {
-        let (owners, keys) = self.ledger.retirable();
-        if keys.is_empty() {
-            return;
-        }
-        let forgotten = self.kernel.forget(&keys);
-        let failed_before = std::mem::replace(&mut self.forget_failed, forgotten.is_err());
-        if let Err(error) = forgotten {
-            // Closing the accounts now would count twice what is still in the map.
-            if !failed_before {
-                warn!(
-                    error = chain(&error),
-                    "failed to delete counters of processes that are gone; trying again"
-                );
-            }
-            return;
-        }
-        if failed_before {
-            info!("counters of processes that are gone can be deleted again");
-        }
-        for owner in owners {
-            if let Some(place) = self.ledger.retire(&owner) {
-                self.window.retire(owner, place);
-            }
-        }
-    }
-
     fn look_at_probes(&mut self, now: Instant) {
         let mut polls = self.notes.polls.lock().unwrap_or_else(PoisonError::into_inner);
         let polls = std::mem::take(&mut *polls);
         self.host
             .update(polls, now, |pid| host::of_probe(&self.proc, pid));
-    }
-
-    /// Places in the window that are gone.
-    fn places_gone(&self) -> HashSet<Place> {
-        let live: HashSet<&Place> = self
-            .ledger
-            .live_owners()
-            .filter_map(|owner| Some(self.ledger.account(&owner)?.place()))
-            .collect();
-        let in_window = self.window.series().filter_map(|(subject, _)| match subject {
-            Subject::Process(owner) => Some(self.ledger.account(owner)?.place()),
-            Subject::Exited(place) => Some(place),
-        });
-        let doubtful: HashSet<&Place> = in_window.filter(|place| !live.contains(place)).collect();
-        doubtful
-            .into_iter()
-            .filter(|place| !self.processes.exists(place))
-            .cloned()
-            .collect()
     }
 
     fn publish(&self) {
@@ -552,121 +282,25 @@ impl<K: Kernel> Sampler<K> {
         }
     }
 
-    fn report(&mut self) -> Vec<u8> {
-        let begin = Instant::now();
-        let gone = self.places_gone();
-        let (report, shown) = self.builder.build(&Facts {
-            host_id: &self.host.current().0,
-            window: &self.window,
-            ledger: &self.ledger,
-            gone: &gone,
-            directory: &self.directory.borrow(),
-            losses: (&self.losses, self.losses_changed),
-        });
-        self.log_size(shown);
-        self.metrics.reported(begin.elapsed());
-        report
-    }
-
-    fn log_size(&mut self, shown: usize) {
-        let ticks = self.window.dates().len();
-        let recently = self
-            .size_logged
-            .is_some_and(|logged| logged.elapsed() < SIZE_LOG_INTERVAL);
-        if shown < ticks && !recently {
-            info!(
-                shown,
-                ticks, "reports would be too large; they show less of the past"
-            );
-            self.size_logged = Some(Instant::now());
-        }
-    }
-
     fn answer(&mut self, request: TotalsRequest) {
         // One reading answers all who wait now. Who comes during it must not get what was read before.
         let mut waiting = vec![request];
         while let Ok(request) = self.requests.try_recv() {
             waiting.push(request);
         }
-        let totals = match self.read() {
-            Ok(_) => {
-                for owner in self.ledger.live_owners().collect::<Vec<_>>() {
-                    self.look_at(owner);
-                }
-                serde_json::to_vec(&Totals::new(
-                    self.kernel.hook(),
-                    &self.host,
-                    &self.ledger,
-                    &self.directory.borrow(),
-                    &self.losses,
-                ))
-                .map(Bytes::from)
-                .map_err(|error| Unavailable(error.to_string()))
-            }
-            Err(failure) => Err(Unavailable(failure)),
-        };
+        let totals = totals(&mut self.books, &self.host);
         for request in waiting {
             // Who does not wait any more needs no answer.
             let _gone = request.send(totals.clone());
         }
     }
 
-    /// A view of the latest tick, as it was written for whoever asked first.
+    /// A view of the latest tick.
     fn view(&mut self, view: View) -> Result<Body, Unavailable> {
-        if let Some(body) = self.views.get(&view) {
-            return Ok(body.clone());
-        }
-        let text = match view {
-            View::Report => Ok(self.report()),
-            View::Overview => serde_json::to_vec(&Overview::new(&Sources {
-                host: &self.host.current().0,
-                hook: self.kernel.hook(),
-                window: &self.window,
-                ledger: &self.ledger,
-                directory: &self.directory.borrow(),
-                losses: &self.losses,
-                failure: self.published.borrow().failure.as_deref(),
-            }))
-            .map_err(|error| Unavailable(error.to_string())),
-            View::OpenMetrics => {
-                self.metrics.measured(self.kernel.programs().into_iter());
-                let text = self.metrics.text();
-                text.map(String::into_bytes)
-                    .map_err(|error| Unavailable(error.to_string()))
-            }
-            View::ClassicMetrics => {
-                let open_metrics = self.view(View::OpenMetrics)?.plain();
-                Ok(metrics::classic(&String::from_utf8_lossy(&open_metrics)).into_bytes())
-            }
-        };
-        let body = Body::from(text?);
-        self.views.insert(view, body.clone());
-        Ok(body)
+        let failure = self.published.borrow().failure.clone();
+        self.views
+            .view(view, &mut self.books, &self.host, failure.as_deref())
     }
-
-    fn log_losses(&mut self, now: Instant) {
-        let recently = self
-            .losses_logged
-            .is_some_and(|logged| now.duration_since(logged) < LOSS_LOG_INTERVAL);
-        if recently || self.losses == self.logged_losses {
-            return;
-        }
-        let causes: Vec<String> = Loss::ALL
-            .iter()
-            .zip(self.losses.0.iter().zip(self.logged_losses.0))
-            .filter(|(_, (count, before))| **count != *before)
-            .map(|(loss, (count, before))| {
-                format!("{}={count} (+{})", loss.name(), count.saturating_sub(before))
-            })
-            .collect();
-        warn!(causes = causes.join(" "), "not everything could be counted");
-        self.logged_losses = self.losses;
-        self.losses_logged = Some(now);
-    }
-}
-
-fn builder(live: &Live, hook: Hook) -> ReportBuilder {
-    ReportBuilder::new(live.status_codes.clone(), hook, MAX_REPORT).filtered(live.filter.clone())
 }
 
 /// Ticks every `interval`, first that long after `latest`, or at once where that is over.
@@ -687,8 +321,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::bpf::Loss;
     use crate::config::{Overrides, Settings};
-    use crate::stats::Event;
+    use crate::stats::{Event, Owner};
+    use tokio::sync::oneshot;
 
     /// Counters in a map that the test fills.
     #[derive(Clone, Debug, Default)]
