@@ -95,7 +95,7 @@ impl Loader {
                 load_program(&mut ebpf, btf.as_ref(), program)?;
                 make_callable(&mut ebpf, program)?;
             }
-            for program in group.iter().filter(|program| program.attach != Attach::Nowhere) {
+            for program in group.iter().filter(|program| !program.is_called) {
                 attach_program(
                     program_mut(&mut ebpf, program.name)?,
                     program.attach,

@@ -11,6 +11,8 @@ pub(super) struct ProgramSpec {
     /// As the object has it.
     pub(super) name: &'static str,
     pub(super) attach: Attach,
+    /// It is made for that place and not attached there: other programs call it.
+    pub(super) is_called: bool,
     pub(super) role: Role,
     pub(super) requires: Requires,
     /// Program arrays and indices at which those that call it find it (`bpf_tail_call`): mostly itself, to go on.
@@ -22,23 +24,20 @@ pub(super) struct ProgramSpec {
     pub(super) counts_misses: bool,
 }
 
-/// Where a program is attached.
+/// What a program is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attach {
     /// A kernel function; its entry or return, as the program's type says.
     Function(&'static str),
     /// A raw tracepoint.
     Tracepoint(&'static str),
-    /// Nowhere: other programs call it.
-    Nowhere,
 }
 
 impl Attach {
-    /// The function or the tracepoint; empty if there is none.
+    /// The function or the tracepoint.
     pub(super) fn target(self) -> &'static str {
         match self {
             Self::Function(name) | Self::Tracepoint(name) => name,
-            Self::Nowhere => "",
         }
     }
 }
@@ -82,6 +81,7 @@ impl ProgramSpec {
         Self {
             name,
             attach,
+            is_called: false,
             role,
             requires: Requires::Nothing,
             resume: &[],
@@ -102,6 +102,11 @@ impl ProgramSpec {
 
     const fn entered_by(mut self, entries: [&'static str; entrances::COUNT as usize]) -> Self {
         self.entries = Some(entries);
+        self
+    }
+
+    const fn is_called(mut self) -> Self {
+        self.is_called = true;
         self
     }
 
@@ -139,7 +144,7 @@ pub(super) fn programs_of(hook: Hook, kernel: &impl Features) -> Vec<ProgramSpec
             continue;
         };
         programs.push(ProgramSpec {
-            attach: Attach::Nowhere,
+            is_called: true,
             counts_misses: false,
             ..*spec
         });
@@ -274,10 +279,12 @@ const TRACEPOINT: &[ProgramSpec] = &[
     .resumes(&[(maps::TCP_RECEIVE, 0)])
     .entered_by(entries!("sock_recv_length"))
     .counts_misses(),
-    ProgramSpec::new("sys_exit_receive", Attach::Nowhere, Role::Receive)
+    ProgramSpec::new("sys_exit_receive", Attach::Tracepoint("sys_exit"), Role::Receive)
+        .is_called()
         .requires(Requires::NoSocketTracepoints)
         .resumes(&[(maps::SYS_EXIT, 0), (maps::TCP_RECEIVE, 0)]),
-    ProgramSpec::new("sys_exit_send", Attach::Nowhere, Role::Send)
+    ProgramSpec::new("sys_exit_send", Attach::Tracepoint("sys_exit"), Role::Send)
+        .is_called()
         .requires(Requires::NoSocketTracepoints)
         .resumes(&[(maps::SYS_EXIT, 1), (maps::TCP_SEND, 0)]),
     ProgramSpec::new("sys_exit", Attach::Tracepoint("sys_exit"), Role::Receive)
@@ -406,12 +413,11 @@ mod tests {
         };
         for (hook, count) in [(Hook::Fentry, 4), (Hook::Tracepoint, 2), (Hook::Kprobe, 0)] {
             let programs = programs_of(hook, &kernel);
-            let entered: Vec<usize> = (0..programs.len())
-                .filter(|at| programs[*at].attach == Attach::Nowhere)
-                .collect();
+            let entered: Vec<usize> = (0..programs.len()).filter(|at| programs[*at].is_called).collect();
             assert_eq!(entered.len(), count, "{hook}");
             for at in entered {
                 let entries = programs[at].entries.expect("it has entries");
+                assert_eq!(programs[at].attach, programs[at + 1].attach, "{hook}");
                 let next = programs[at + 1..][..entries.len()].iter().map(|spec| spec.name);
                 assert!(next.eq(entries), "{hook}: {}", programs[at].name);
             }
