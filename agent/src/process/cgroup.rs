@@ -208,12 +208,13 @@ impl Cgroups {
         {
             return place;
         }
+        // By the id, so that those that live and those that are gone have the same; but that all are in the root says nothing.
+        let is_root = by_id.cgroup.as_deref().is_none_or(|path| path == "/");
         let cgroup = match v1.first() {
-            Some(path) => Some((*path).into()),
+            Some(path) if is_root => Some((*path).into()),
             // The root of v2 says nothing about a process that is gone: most are there.
-            None => by_id
-                .cgroup
-                .filter(|path| membership.is_some() || !is_v2 || &**path != "/"),
+            None if is_root && is_v2 && membership.is_none() => None,
+            _ => by_id.cgroup,
         };
         Place {
             cgroup,
@@ -589,6 +590,17 @@ mod tests {
             Place::default(),
             "it may have been anywhere"
         );
+    }
+
+    #[test]
+    fn a_process_has_the_same_cgroup_alive_and_gone() {
+        let mut tree = Tree::new(HYBRID);
+        fs::create_dir_all(below(tree.root.path(), "/batch")).unwrap();
+        let id = tree.id("/batch");
+        // In another place of a hierarchy that has no containers.
+        let file = "4:memory:/everybody\n0::/batch\n";
+        assert_eq!(tree.place(id, file), unlabelled("/batch"));
+        assert_eq!(tree.place_of_gone(id), unlabelled("/batch"));
     }
 
     #[test]

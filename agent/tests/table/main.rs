@@ -35,6 +35,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -257,7 +258,8 @@ struct Cgroup {
 }
 
 impl Cgroup {
-    fn new(number: usize) -> Self {
+    fn new() -> Self {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
         let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
         let mount = mounts
             .lines()
@@ -265,6 +267,7 @@ impl Cgroup {
             .find(|words| words[2] == "cgroup2")
             .expect("cgroup v2 is mounted")[1]
             .to_owned();
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = format!("/accuracy-{}-{number}", process::id());
         let directory = PathBuf::from(mount + &path);
         fs::create_dir(&directory).expect("a new cgroup");
@@ -291,12 +294,12 @@ const KEPT_LONGER: usize = 16;
 
 /// What must still be so some cases later.
 struct Seen {
+    /// Keeps the server alive. First, because its cgroup can go only after it.
+    _control: OwnedFd,
     name: String,
     pids: BTreeSet<u32>,
     cgroup: Option<Cgroup>,
     counted: Counts,
-    /// Keeps the server alive.
-    _control: OwnedFd,
 }
 
 /// One agent, and all cases.
@@ -310,8 +313,6 @@ struct Table<'a> {
     /// Those that began before the agent, by case and transport, and how many turns they have done.
     begun: BTreeMap<(usize, usize), (Client, usize)>,
     seen: Vec<Seen>,
-    /// How many were made.
-    cgroups: usize,
     /// What the agent had lost at the end of the case before.
     losses: BTreeMap<String, u64>,
     failures: Vec<String>,
@@ -357,7 +358,6 @@ impl<'a> Table<'a> {
             servers,
             begun,
             seen: Vec::new(),
-            cgroups: 0,
             failures: Vec::new(),
         }
     }
@@ -428,10 +428,7 @@ impl<'a> Table<'a> {
 
     fn compare(&mut self, index: usize, number: usize, mode: &Mode) -> Result<&'static str, String> {
         let case = &self.cases[index];
-        let cgroup = case.exits.then(|| {
-            self.cgroups += 1;
-            Cgroup::new(self.cgroups)
-        });
+        let cgroup = case.exits.then(Cgroup::new);
         let (control, truth) = match &case.play {
             Play::Special { ask, .. } => {
                 let mut client = self.servers.fork(index, mode.transport, cgroup.as_ref());

@@ -410,6 +410,10 @@ fn left_out(
         }
         if tiers.contains(&Tier::Host) {
             left.push("140 of 200 pods that come and go on this kernel".to_owned());
+            left.push("45 of 60 seconds in which all processors are busy".to_owned());
+        }
+        if tiers.contains(&Tier::Fuzz) {
+            left.push("40 of 60 seconds of fuzzing".to_owned());
         }
         if tiers.contains(&Tier::Cluster) {
             left.push("1,800 of 2,000 nodes of a large cluster".to_owned());

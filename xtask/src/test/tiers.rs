@@ -156,6 +156,13 @@ impl Tiers<'_> {
                     .with("TEST_PODS_PER_SECOND", "2")
                     .expecting(LAYOUTS.map(str::to_owned))
             }
+            "saturation" => step.with(
+                "TEST_BUSY_SECONDS",
+                match self.depth {
+                    Depth::Short => "15",
+                    Depth::Whole => "60",
+                },
+            ),
             "hooks" => step.expecting([1, 64].map(|count| format!("tracepoint, {count} connections"))),
             _ => step,
         })
@@ -170,11 +177,15 @@ impl Tiers<'_> {
 
     pub(crate) fn fuzz(&self) -> Result<Step> {
         let xtask = std::env::current_exe().context("this program has no file")?;
+        let seconds = match self.depth {
+            Depth::Short => "20",
+            Depth::Whole => "60",
+        };
         Ok(Step::command(
             "framing",
             &self.workspace.root,
             xtask,
-            &["fuzz", "60"],
+            &["fuzz", seconds],
         ))
     }
 
