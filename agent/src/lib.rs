@@ -7,10 +7,10 @@
 //! agent.
 
 pub mod bpf;
-mod cause;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod error_chain;
 pub mod filter;
 pub mod host;
 pub mod metrics;

@@ -16,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cause::chain;
 use crate::config::{self, ConfigError, Described, Effect, Live, LogLevel, Overrides, Settings};
+use crate::error_chain::error_chain;
 
 /// Time between two readings.
 pub const PERIOD: Duration = Duration::from_secs(2);
@@ -143,8 +143,8 @@ impl ConfigFile {
     }
 
     fn parse(&self, text: &str) -> Result<Settings, String> {
-        let file = Overrides::from_text(text, &self.path).map_err(|error| chain(&error))?;
-        Settings::new(self.overrides.clone().or(file)).map_err(|error| chain(&error))
+        let file = Overrides::from_text(text, &self.path).map_err(|error| error_chain(&error))?;
+        Settings::new(self.overrides.clone().or(file)).map_err(|error| error_chain(&error))
     }
 }
 
@@ -161,7 +161,7 @@ fn read(path: &Path) -> Reading {
         }),
         _ => config::read(path),
     };
-    text.map_err(|error| chain(&error))
+    text.map_err(|error| error_chain(&error))
 }
 
 /// What takes effect at once and what does not of the changes from `before` to `after`, where `started` is in force.

@@ -22,7 +22,7 @@ use crate::pods;
 use crate::process::Processes;
 use crate::reload::{self, ConfigFile};
 use crate::sampler::{Feed, Sampler};
-use crate::server::{self, MetricsPort, PortError, SocketError, StandbySocket, Turn};
+use crate::server::{self, MetricsPort, PortError, SocketError, SocketOwnership, StandbySocket};
 use crate::workload::Directory;
 
 /// Why the agent does not run.
@@ -155,7 +155,7 @@ pub async fn run(
         Some(socket) => Some(StandbySocket::bind(socket).await?),
         None => None,
     };
-    let turn = Turn::take(&settings.plugin_dir, own.is_some()).await?;
+    let ownership = SocketOwnership::take(&settings.plugin_dir, own.is_some()).await?;
     let live = watch::Sender::new(settings.live.clone());
     let port = match own {
         None => MetricsPort::open(live.subscribe()).await?,
@@ -194,7 +194,7 @@ pub async fn run(
         }
         RunError::Ended("server of metrics")
     });
-    let keeping = turn.keep(taken, serving, shutdown.clone());
+    let keeping = ownership.keep(taken, serving, shutdown.clone());
     parts.spawn(async {
         keeping
             .await

@@ -4,7 +4,7 @@
 //! waits for it takes it after having seen it unchanged for [`PATIENCE`], by its own clock. Who holds it stops when it
 //! could not renew it for [`TENURE`], which is shorter, counted from before it asked; by the clock that runs on when
 //! someone sets the time, and by the one that runs on while the machine sleeps. Its work is dropped then, and each write
-//! looks once more before it begins ([`Tenure::lasts`]): a process that was stopped for a while finds itself behind its
+//! looks once more before it begins ([`Leadership::lasts`]): a process that was stopped for a while finds itself behind its
 //! time with a write at hand.
 //!
 //! Writes of the `Lease` name the version that they replace, so of two that take it one is refused.
@@ -58,12 +58,12 @@ impl Moment {
 
 /// Until when an operator may write.
 #[derive(Clone, Debug)]
-pub struct Tenure {
+pub struct Leadership {
     /// Before the last renewal; `None` without end.
     renewed: Option<Arc<Mutex<Moment>>>,
 }
 
-impl Tenure {
+impl Leadership {
     /// Of the only operator that there is.
     #[must_use]
     pub fn unlimited() -> Self {
@@ -193,17 +193,17 @@ impl Candidate {
         &self,
         waiting_for: &watch::Sender<Option<&'static str>>,
         stop: &CancellationToken,
-        work: impl Fn(Tenure) -> W,
+        work: impl Fn(Leadership) -> W,
     ) {
         while let Some((mut lease, since)) = stop.run_until_cancelled(self.acquire(waiting_for)).await {
             tracing::info!(identity = self.identity, "this operator has the lease and works");
-            let tenure = Tenure::since(since);
+            let leadership = Leadership::since(since);
             let ended = tokio::select! {
-                () = work(tenure.clone()) => true,
-                () = self.keep(&mut lease, &tenure) => false,
+                () = work(leadership.clone()) => true,
+                () = self.keep(&mut lease, &leadership) => false,
             };
             if ended {
-                if let Err(error) = self.give_back(&tenure).await {
+                if let Err(error) = self.give_back(&leadership).await {
                     tracing::warn!(%error, "the lease was not given back; others wait until it is {PATIENCE:?} old");
                 }
                 return;
@@ -277,16 +277,16 @@ impl Candidate {
     }
 
     /// Renews the `Lease`; returns when it is lost.
-    async fn keep(&self, lease: &mut Lease, tenure: &Tenure) {
+    async fn keep(&self, lease: &mut Lease, leadership: &Leadership) {
         loop {
-            sleep(PERIOD.min(tenure.remaining())).await;
+            sleep(PERIOD.min(leadership.remaining())).await;
             let since = Moment::now();
             // The request is given up with the lease.
-            let Ok(answer) = timeout(tenure.remaining(), self.renew(lease)).await else {
+            let Ok(answer) = timeout(leadership.remaining(), self.renew(lease)).await else {
                 return;
             };
             match answer {
-                Ok(true) if tenure.lasts() => tenure.renew(since),
+                Ok(true) if leadership.lasts() => leadership.renew(since),
                 Ok(_) => return,
                 Err(error) => tracing::warn!(%error, "the lease was not renewed; trying again"),
             }
@@ -319,11 +319,11 @@ impl Candidate {
     }
 
     /// So that nobody needs to wait.
-    async fn give_back(&self, tenure: &Tenure) -> Result<(), Error> {
+    async fn give_back(&self, leadership: &Leadership) -> Result<(), Error> {
         let Some(mut lease) = within(self.leases.get_opt(NAME)).await? else {
             return Ok(());
         };
-        if tenure.lasts()
+        if leadership.lasts()
             && holder(&lease) == Some(&self.identity)
             && let Some(spec) = &mut lease.spec
         {
@@ -380,19 +380,19 @@ mod tests {
             steady: Instant::now().checked_sub(Duration::from_secs(steady)).unwrap(),
             wall: SystemTime::now() - Duration::from_secs(wall),
         };
-        assert!(Tenure::unlimited().lasts());
-        assert!(Tenure::since(Moment::now()).lasts());
-        assert!(!Tenure::since(ago(11, 0)).lasts());
+        assert!(Leadership::unlimited().lasts());
+        assert!(Leadership::since(Moment::now()).lasts());
+        assert!(!Leadership::since(ago(11, 0)).lasts());
         // The machine slept.
-        assert!(!Tenure::since(ago(0, 11)).lasts());
+        assert!(!Leadership::since(ago(0, 11)).lasts());
         // Someone set the time back.
         let mut back = ago(0, 0);
         back.wall += Duration::from_hours(1);
-        assert!(Tenure::since(back).lasts());
+        assert!(Leadership::since(back).lasts());
 
-        let tenure = Tenure::since(ago(11, 11));
-        let of_others = tenure.clone();
-        tenure.renew(Moment::now());
+        let leadership = Leadership::since(ago(11, 11));
+        let of_others = leadership.clone();
+        leadership.renew(Moment::now());
         assert!(of_others.lasts());
         assert!(TENURE + REQUEST_TIMEOUT < PATIENCE);
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::controller;
 use crate::default_resource::DefaultResource;
-use crate::lease::{Candidate, Tenure};
+use crate::lease::{Candidate, Leadership};
 use crate::metrics::Metrics;
 use crate::server;
 
@@ -78,7 +78,7 @@ pub fn run(
         let (waiting, waiting_for) = watch::channel(Some("the API server"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
         // They are large.
-        let work = |tenure| {
+        let work = |leadership| {
             let applying = default_resource
                 .cloned()
                 .map(|resource| Box::pin(resource.apply(client.clone())));
@@ -86,7 +86,7 @@ pub fn run(
                 client.clone(),
                 namespace.clone(),
                 metrics.clone(),
-                tenure,
+                leadership,
                 waiting.clone(),
                 stop.clone(),
             ));
@@ -118,7 +118,7 @@ pub fn run(
                 let candidate = Candidate::new(client.clone(), &namespace);
                 candidate.run(&waiting, &stop, work).await;
             } else {
-                work(Tenure::unlimited()).await;
+                work(Leadership::unlimited()).await;
             }
             stop.cancel();
         };

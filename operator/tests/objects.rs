@@ -12,13 +12,13 @@ use jiff::Timestamp;
 use operator::api::v1alpha1::HttpStatistics;
 use operator::controller::build::{Objects, build};
 use operator::controller::claims::{Claim, Remainder};
-use operator::controller::unchecked::Unchecked;
+use operator::controller::raw::Raw;
 use operator::controller::validate::{Agents, Error, NodeSelector, validate};
 use operator::controller::version::Version;
 use serde_json::{Value, json};
 
 /// A resource with `spec` as API servers hand it out: with defaults, which are those of the types (`tests/crd.rs`).
-fn resource(spec: &Value) -> Unchecked {
+fn resource(spec: &Value) -> Raw {
     let spec: HttpStatistics = serde_json::from_value(json!({
         "apiVersion": "scope-http-statistics.dev/v1alpha1", "kind": "HttpStatistics",
         "metadata": {"name": "default", "uid": "u-1", "generation": 3},

@@ -7,7 +7,7 @@ use super::{
     kernel::{kernel_release, may_load_programs, version},
     loader::Loader,
 };
-use crate::cause::chain;
+use crate::error_chain::error_chain;
 
 /// Whether something is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn hook_checks() -> Vec<Check> {
             let why = match error {
                 Error::NoBtf(_) => "needs BTF".to_owned(),
                 Error::NotPermitted => "needs the capabilities above".to_owned(),
-                error => chain(&error),
+                error => error_chain(&error),
             };
             return Hook::ALL
                 .map(|hook| check(&name(hook), CheckState::Missing, &*why))

@@ -19,9 +19,9 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-use crate::cause::chain;
 use crate::client::{Client, ClientError};
 use crate::config::{ConfigError, LogFormat, LogLevel, Overrides, Settings};
+use crate::error_chain::error_chain;
 use crate::reload::ConfigFile;
 use crate::run::{self, RunError};
 use crate::server::STANDING_BY;
@@ -126,7 +126,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Who reads our output has read enough, as `head` does.
         Err(Error::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&chain(&error));
+            complain(&error_chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::backoff::Backoff;
 use super::object::{KnownPod, PodObject};
 use super::owners::{Owner, Owners};
-use crate::cause::chain;
+use crate::error_chain::error_chain;
 use crate::workload::Controller;
 
 /// Pods in one answer. Each can be some 10 KiB, and whole answers are in memory at once.
@@ -323,7 +323,7 @@ fn read(object: DeserializeGuard<PodObject>) -> Option<KnownPod> {
     let error = match object.0 {
         Ok(object) => match object.try_into() {
             Ok(pod) => return Some(pod),
-            Err(error) => chain(&error),
+            Err(error) => error_chain(&error),
         },
         Err(invalid) => invalid.error,
     };

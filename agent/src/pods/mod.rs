@@ -16,7 +16,7 @@ mod backoff;
 mod files;
 mod object;
 mod owners;
-mod roster;
+mod pod_index;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use tracing::info;
 pub use api::{Access, AccessError};
 pub use files::NodeFiles;
 
-use crate::cause::chain;
+use crate::error_chain::error_chain;
 use crate::workload::Directory;
 use api::{Change, Pods};
-use roster::Roster;
+use pod_index::PodIndex;
 
 /// How often the node's files are looked at, where they are needed, and names of what is long gone are dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
@@ -67,29 +67,29 @@ pub async fn run(sources: Sources, directory: watch::Sender<Arc<Directory>>, shu
             Some(Pods::new(access))
         }
         Err(reason) => {
-            let reason = chain(&reason);
+            let reason = error_chain(&reason);
             info!(reason, "kubelet's log directories name pods, if there are any");
             None
         }
     };
-    let mut roster = Roster::default();
+    let mut index = PodIndex::default();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            change = next(pods.as_mut()) => take(change, &mut roster, pods.as_mut()),
+            change = next(pods.as_mut()) => take(change, &mut index, pods.as_mut()),
             _ = housekeeping.tick() => {
                 // While the API server tells, it tells more.
                 if !pods.as_ref().is_some_and(Pods::is_current)
                     && let Some(found) = files.read_if_changed()
                 {
-                    roster.set_files(found);
+                    index.set_files(found);
                 }
-                roster.expire(Instant::now());
+                index.expire(Instant::now());
             }
         }
-        if let Some(changed) = roster.take_directory() {
+        if let Some(changed) = index.take_directory() {
             directory.send_replace(Arc::new(changed));
         }
     }
@@ -102,18 +102,18 @@ async fn next(pods: Option<&mut Pods>) -> Change {
     }
 }
 
-fn take(change: Change, roster: &mut Roster, pods: Option<&mut Pods>) {
+fn take(change: Change, index: &mut PodIndex, pods: Option<&mut Pods>) {
     let now = Instant::now();
     match change {
-        Change::Begin => roster.begin_list(),
+        Change::Begin => index.begin_list(),
         Change::Pod(pod) => {
             if let (Some(owner), Some(pods)) = (&pod.owner, pods) {
                 pods.ask_for(owner);
             }
-            roster.apply(pod);
+            index.apply(pod);
         }
-        Change::End => roster.end_list(now),
-        Change::Gone(api_uid) => roster.remove(&api_uid, now),
-        Change::Controller(owner, controller) => roster.set_controller(owner, controller),
+        Change::End => index.end_list(now),
+        Change::Gone(api_uid) => index.remove(&api_uid, now),
+        Change::Controller(owner, controller) => index.set_controller(owner, controller),
     }
 }

@@ -6,7 +6,7 @@
 
 mod metric;
 pub mod model;
-mod sketch;
+mod writer;
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
@@ -23,7 +23,7 @@ use crate::stats::{Ledger, Series, Subject, Window};
 use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
 pub use metric::MetricKind;
 use model::{Date, Latest, MetadataTemplate, MetricTemplate, Node, PluginSpec, Report};
-use sketch::Sketch;
+use writer::ReportWriter;
 
 /// Scope's id of this plugin, and the file name of its socket without extension.
 pub const PLUGIN_ID: &str = "http-statistics";
@@ -106,10 +106,10 @@ impl ReportBuilder {
         let metric_templates: BTreeMap<MetricKind, MetricTemplate> = MetricKind::all(&codes)
             .map(|kind| (kind, kind.template()))
             .collect();
-        let graphs = format!(r#""metric_templates":{}"#, sketch::json(&metric_templates));
+        let graphs = format!(r#""metric_templates":{}"#, writer::json(&metric_templates));
         let rows = |rows: &[_]| {
             let templates = metadata_templates(rows);
-            format!(r#""metadata_templates":{}"#, sketch::json(&templates))
+            format!(r#""metadata_templates":{}"#, writer::json(&templates))
         };
         Self {
             codes,
@@ -140,17 +140,17 @@ impl ReportBuilder {
             containers,
             pods,
         } = Drafts::new(facts, &self.codes, &self.filter);
-        let mut sketch = Sketch::new(&[plugin_spec()]);
+        let mut writer = ReportWriter::new(&[plugin_spec()]);
         let processes = processes
             .into_iter()
             .map(|(pid, draft)| self.process(facts, pid, draft));
-        sketch.topology("Process", processes, &self.processes);
+        writer.topology("Process", processes, &self.processes);
         let containers = containers
             .into_iter()
             .map(|(id, draft)| container(facts, id, draft));
-        sketch.topology("Container", containers, &self.graphs);
+        writer.topology("Container", containers, &self.graphs);
         let pods = pods.into_iter().map(|(uid, rates)| pod(facts, uid, rates));
-        sketch.topology("Pod", pods, &self.graphs);
+        writer.topology("Pod", pods, &self.graphs);
         // Scope passes on to them what their only pod has.
         for name in [
             "Service",
@@ -160,15 +160,15 @@ impl ReportBuilder {
             "CronJob",
             "Job",
         ] {
-            sketch.topology(name, iter::empty(), &self.graphs);
+            writer.topology(name, iter::empty(), &self.graphs);
         }
         let hosts = host(facts).into_iter();
-        sketch.topology(
+        writer.topology(
             "Host",
             hosts.map(|(id, node)| (id, node, Rates::new())),
             &self.hosts,
         );
-        sketch.finish(facts.window, self.max_size)
+        writer.finish(facts.window, self.max_size)
     }
 
     fn process<'a>(&self, facts: &Facts<'_>, pid: u32, draft: Draft<'a>) -> (String, Node, Rates<'a>) {

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Kernel;
 use super::throttle::Throttle;
 use crate::bpf::{Loss, Losses};
-use crate::cause::chain;
+use crate::error_chain::error_chain;
 use crate::filter::Filter;
 use crate::metrics::{self, MAX_SERIES, Metrics};
 use crate::process::Processes;
@@ -110,9 +110,9 @@ impl<K: Kernel> Books<K> {
 
     /// Brings the ledger up to date. Returns when the counters were read.
     pub(super) fn read(&mut self) -> Result<(Instant, Timestamp), String> {
-        let mut counters = self.kernel.counters().map_err(|error| chain(&error))?;
+        let mut counters = self.kernel.counters().map_err(|error| error_chain(&error))?;
         let measured = (Instant::now(), Timestamp::now());
-        let losses = self.kernel.losses().map_err(|error| chain(&error))?;
+        let losses = self.kernel.losses().map_err(|error| error_chain(&error))?;
         if losses != self.losses {
             (self.losses, self.losses_changed) = (losses, measured.1);
         }
@@ -166,7 +166,7 @@ impl<K: Kernel> Books<K> {
             // Closing the accounts now would count twice what is still in the map.
             if !failed_before {
                 warn!(
-                    error = chain(&error),
+                    error = error_chain(&error),
                     "failed to delete counters of processes that are gone; trying again"
                 );
             }

@@ -49,8 +49,8 @@ pub use body::Body;
 use clients::{Activity, Clients};
 pub use port::{MetricsPort, PortError};
 pub use socket::{PLUGIN_DIR, PluginSocket, SocketError, SocketState};
-pub use standby::{StandbySocket, Turn};
-use stream::Impatient;
+pub use standby::{SocketOwnership, StandbySocket};
+use stream::WriteTimeout;
 
 /// Clients served at once; a next one takes the place of who is missed least. Scope has two pollers.
 const MAX_CONNECTIONS: usize = 128;
@@ -306,7 +306,7 @@ async fn serve_connection(
     shutdown: CancellationToken,
 ) {
     let router = TowerToHyperService::new(router);
-    let stream = Impatient::new(stream, ANSWER_TIMEOUT, move || activity.answered());
+    let stream = WriteTimeout::new(stream, ANSWER_TIMEOUT, move || activity.answered());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.call(request)

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{Listener, serve};
-use crate::cause::chain;
 use crate::config::{Live, MetricsAddress};
+use crate::error_chain::error_chain;
 
 /// Time between two attempts to have a port that is not free.
 const RETRY: Duration = Duration::from_secs(5);
@@ -93,7 +93,10 @@ impl MetricsPort {
                 }
                 Err(error) => {
                     if !failed {
-                        error!(error = chain(&error), "metrics are not served; trying again");
+                        error!(
+                            error = error_chain(&error),
+                            "metrics are not served; trying again"
+                        );
                     }
                     failed = true;
                     tokio::select! {

@@ -315,11 +315,11 @@ pub struct PluginSocket {
 impl Drop for PluginSocket {
     fn drop(&mut self) {
         // Who comes now must not take a directory that is about to be removed.
-        self.held = match hold(&self.plugin_dir.socket_dir()) {
-            Ok(Hold::Held(held)) => Some(held),
+        self.held = match lock_directory(&self.plugin_dir.socket_dir()) {
+            Ok(DirectoryLock::Held(held)) => Some(held),
             // It is about to bind, or to find our socket.
-            Ok(Hold::Others(dir)) => dir.lock().ok().map(|()| dir),
-            Ok(Hold::Gone) | Err(_) => None,
+            Ok(DirectoryLock::Others(dir)) => dir.lock().ok().map(|()| dir),
+            Ok(DirectoryLock::Gone) | Err(_) => None,
         };
     }
 }
@@ -343,12 +343,12 @@ impl PluginSocket {
         };
         let held = loop {
             dirs.create(&dir, 0o700, PLUGIN_DIR)?;
-            match hold(&dir).map_err(use_error)? {
-                Hold::Held(held) => break held,
+            match lock_directory(&dir).map_err(use_error)? {
+                DirectoryLock::Held(held) => break held,
                 // Not by blocking: who holds it may need this thread to go on.
-                Hold::Others(_) => sleep(TAKE_OVER_PAUSE).await,
+                DirectoryLock::Others(_) => sleep(TAKE_OVER_PAUSE).await,
                 // An agent that left took it along.
-                Hold::Gone => {}
+                DirectoryLock::Gone => {}
             }
         };
         make_private(&held).map_err(use_error)?;
@@ -438,7 +438,7 @@ fn is_deleted(dir: &Path) -> bool {
 }
 
 /// A directory that is to be held.
-enum Hold {
+enum DirectoryLock {
     /// Until the file is closed.
     Held(File),
     /// Another agent does; not for long.
@@ -449,9 +449,9 @@ enum Hold {
 
 /// Holds a directory, which one agent does at a time: two that start at once must not both find a socket stale, nor may one
 /// come while another one leaves.
-fn hold(dir: &Path) -> io::Result<Hold> {
+fn lock_directory(dir: &Path) -> io::Result<DirectoryLock> {
     let gone = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound => Ok(Hold::Gone),
+        ErrorKind::NotFound => Ok(DirectoryLock::Gone),
         _ => Err(error),
     };
     let file = match File::open(dir) {
@@ -460,13 +460,13 @@ fn hold(dir: &Path) -> io::Result<Hold> {
     };
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(Hold::Others(file)),
+        Err(TryLockError::WouldBlock) => return Ok(DirectoryLock::Others(file)),
         Err(TryLockError::Error(error)) => return Err(error),
     }
     let held = file.metadata()?;
     match fs::metadata(dir) {
-        Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => Ok(Hold::Held(file)),
-        Ok(_) => Ok(Hold::Gone),
+        Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => Ok(DirectoryLock::Held(file)),
+        Ok(_) => Ok(DirectoryLock::Gone),
         Err(error) => gone(error),
     }
 }

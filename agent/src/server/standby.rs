@@ -61,14 +61,14 @@ impl StandbySocket {
 
 /// The plugin's socket, or another agent's turn with it.
 #[derive(Debug)]
-pub enum Turn {
+pub enum SocketOwnership {
     /// Ours.
     Ours(PluginSocket, UnixListener),
     /// Another's, until it leaves.
     Others(PluginDir),
 }
 
-impl Turn {
+impl SocketOwnership {
     /// Listens at `plugin_dir`'s socket, or stands by if `may_stand_by` and another agent listens there.
     ///
     /// # Errors

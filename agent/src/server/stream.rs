@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 ///
 /// An answer stays in memory until it is read, and there may be one of each tick.
 #[derive(Debug)]
-pub(super) struct Impatient<S, F> {
+pub(super) struct WriteTimeout<S, F> {
     stream: S,
     /// Called when everything that was written is taken.
     taken: F,
@@ -21,7 +21,7 @@ pub(super) struct Impatient<S, F> {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S, F: Fn()> Impatient<S, F> {
+impl<S, F: Fn()> WriteTimeout<S, F> {
     pub(super) fn new(stream: S, patience: Duration, taken: F) -> Self {
         Self {
             stream,
@@ -32,7 +32,7 @@ impl<S, F: Fn()> Impatient<S, F> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> Impatient<S, F> {
+impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> WriteTimeout<S, F> {
     fn write_before_deadline(
         &mut self,
         context: &mut Context<'_>,
@@ -49,7 +49,7 @@ impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> Impatient<S, F> {
     }
 }
 
-impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Impatient<S, F> {
+impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for WriteTimeout<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -59,7 +59,7 @@ impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Impatient<S, F> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Impatient<S, F> {
+impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for WriteTimeout<S, F> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,7 +111,7 @@ mod tests {
     async fn an_answer_that_is_read_byte_by_byte_is_given_up() {
         let (ours, mut theirs) = duplex(10);
         let taken = Cell::new(0);
-        let mut stream = Impatient::new(ours, PATIENCE, || taken.set(taken.get() + 1));
+        let mut stream = WriteTimeout::new(ours, PATIENCE, || taken.set(taken.get() + 1));
         let reader = tokio::spawn(async move {
             while theirs.read_u8().await.is_ok() {
                 sleep(Duration::from_millis(100)).await;
@@ -129,7 +129,7 @@ mod tests {
     async fn each_answer_has_its_own_time() {
         let (ours, mut theirs) = duplex(10);
         let taken = Cell::new(0);
-        let mut stream = Impatient::new(ours, PATIENCE, || taken.set(taken.get() + 1));
+        let mut stream = WriteTimeout::new(ours, PATIENCE, || taken.set(taken.get() + 1));
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             theirs.read_to_end(&mut all).await.map(|_| all.len())

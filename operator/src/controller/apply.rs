@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::build::FIELD_MANAGER;
-use super::unchecked::Unchecked;
+use super::raw::Raw;
 use crate::api::v1alpha1::{HttpStatistics, HttpStatisticsStatus};
-use crate::lease::Tenure;
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// How long the API server may take for one write.
@@ -32,7 +32,7 @@ pub const CACHE_LAG: Duration = Duration::from_secs(5);
 
 /// What is asked of the API server: `apply DaemonSet x`.
 #[derive(Clone, Debug)]
-pub struct Deed {
+pub struct Operation {
     verb: Verb,
     kind: String,
     name: String,
@@ -46,7 +46,7 @@ enum Verb {
     Delete,
 }
 
-impl std::fmt::Display for Deed {
+impl std::fmt::Display for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { verb, kind, name } = self;
         let verb = match verb {
@@ -72,24 +72,24 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The API server said no, or nothing at all.
-    #[error("failed to {deed}: {}", explain(.source))]
+    #[error("failed to {operation}: {}", explain(.source))]
     Api {
         /// What.
-        deed: Deed,
+        operation: Operation,
         /// Why.
         source: Box<kube::Error>,
     },
     /// It is no longer ours to write.
-    #[error("failed to {deed}: this operator has lost the lease to write")]
+    #[error("failed to {operation}: this operator has lost the lease to write")]
     NoLease {
         /// What.
-        deed: Deed,
+        operation: Operation,
     },
     /// The API server took too long.
-    #[error("failed to {deed}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again")]
+    #[error("failed to {operation}: the API server did not answer within {WRITE_TIMEOUT:?}; trying again")]
     Timeout {
         /// What.
-        deed: Deed,
+        operation: Operation,
     },
 }
 
@@ -217,7 +217,7 @@ pub struct Applier {
     /// Counts the writes.
     pub metrics: Metrics,
     /// Until when there may be any.
-    pub tenure: Tenure,
+    pub leadership: Leadership,
 }
 
 impl Applier {
@@ -301,7 +301,7 @@ impl Applier {
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let object = self
             .timed(
-                deed(Verb::Apply, desired),
+                operation(Verb::Apply, desired),
                 api.patch(&name, &parameters, &Patch::Apply(desired)),
             )
             .await?;
@@ -347,7 +347,7 @@ impl Applier {
         let parameters = PatchParams::apply(FIELD_MANAGER).force().dry_run();
         let answer = self
             .timed(
-                deed(Verb::Try, desired),
+                operation(Verb::Try, desired),
                 api.patch(&name, &parameters, &Patch::Apply(desired)),
             )
             .await;
@@ -383,7 +383,7 @@ impl Applier {
             ..DeleteParams::background()
         };
         let answer = self
-            .timed(deed(Verb::Delete, object), api.delete(&name, &parameters))
+            .timed(operation(Verb::Delete, object), api.delete(&name, &parameters))
             .await;
         match answer {
             Ok(_) => tracing::info!(kind, name, "deleted"),
@@ -401,13 +401,9 @@ impl Applier {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn write_status(
-        &self,
-        resource: &Unchecked,
-        status: &HttpStatisticsStatus,
-    ) -> Result<(), Error> {
+    pub async fn write_status(&self, resource: &Raw, status: &HttpStatisticsStatus) -> Result<(), Error> {
         let name = resource.metadata.name.clone().unwrap_or_default();
-        let deed = Deed {
+        let operation = Operation {
             verb: Verb::Apply,
             kind: "HttpStatistics/status".to_owned(),
             name: name.clone(),
@@ -418,26 +414,30 @@ impl Applier {
             "metadata": {"name": name, "uid": resource.metadata.uid},
             "status": status,
         }));
-        let api = Api::<Unchecked>::all(self.client.clone());
+        let api = Api::<Raw>::all(self.client.clone());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let write = api.patch_status(&name, &parameters, &patch);
-        self.timed(deed, write).await?;
+        self.timed(operation, write).await?;
         Ok(())
     }
 
-    async fn timed<T>(&self, deed: Deed, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-        if !self.tenure.lasts() {
-            return Err(Error::NoLease { deed });
+    async fn timed<T>(
+        &self,
+        operation: Operation,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        if !self.leadership.lasts() {
+            return Err(Error::NoLease { operation });
         }
         let start = Instant::now();
         let answer = tokio::time::timeout(WRITE_TIMEOUT, request).await;
-        if deed.verb != Verb::Try {
-            self.metrics.wrote(&deed.kind, start.elapsed());
+        if operation.verb != Verb::Try {
+            self.metrics.wrote(&operation.kind, start.elapsed());
         }
         match answer {
-            Err(_elapsed) => Err(Error::Timeout { deed }),
+            Err(_elapsed) => Err(Error::Timeout { operation }),
             Ok(Err(source)) => Err(Error::Api {
-                deed,
+                operation,
                 source: Box::new(source),
             }),
             Ok(Ok(object)) => Ok(object),
@@ -453,9 +453,9 @@ fn key<K: Resource<DynamicType = ()>>(object: &K) -> (String, String) {
     )
 }
 
-fn deed(verb: Verb, object: &impl Resource<DynamicType = ()>) -> Deed {
+fn operation(verb: Verb, object: &impl Resource<DynamicType = ()>) -> Operation {
     let (kind, name) = key(object);
-    Deed { verb, kind, name }
+    Operation { verb, kind, name }
 }
 
 fn replaced(version: Option<String>) -> Replaced {

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::build::{INSTANCE_LABEL, MANAGED, object_name, standby_name};
 use super::pods::AgentPod;
-use super::unchecked::Unchecked;
+use super::raw::Raw;
 
 /// The pods of agents and of those that stand in; those of a manifest without the operator have no such label.
 const AGENT_PODS: &str = "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component in (agent,standby),app.kubernetes.io/instance";
@@ -40,7 +40,7 @@ pub enum Trigger {
 #[derive(Clone)]
 pub struct Caches {
     /// The resources.
-    pub resources: Store<Unchecked>,
+    pub resources: Store<Raw>,
     /// Their objects.
     pub service_accounts: Store<ServiceAccount>,
     /// Their objects.
@@ -64,10 +64,10 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
     let namespaced = |client: &Client| (client.clone(), namespace.to_owned());
 
     let (resources, on_resource) = reflect(
-        watcher(Api::<Unchecked>::all(client.clone()), watcher::Config::default()),
+        watcher(Api::<Raw>::all(client.clone()), watcher::Config::default()),
         thin,
         // A change of one resource may free nodes for others. The status is our own.
-        |resource: &Unchecked| {
+        |resource: &Raw| {
             Some(hash(&(
                 resource.meta().generation,
                 resource.meta().deletion_timestamp.is_some(),

@@ -131,14 +131,14 @@ impl Remainder {
 
 /// Nodes that a resource selects and that an older one has.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Contest {
+pub struct Conflict {
     /// The older resources, by age.
     pub older: Vec<String>,
     /// The nodes, by name.
     pub nodes: Vec<String>,
 }
 
-impl Contest {
+impl Conflict {
     /// Looks at the nodes that there are.
     #[must_use]
     pub fn of<'a>(
@@ -299,13 +299,13 @@ mod tests {
             claim("web", 1, &[("pool", "web")]),
             claim("gpu", 2, &[("gpu", "yes")]),
         ];
-        let contest = Contest::of(
+        let conflict = Conflict::of(
             &selector(&[]),
             &older,
             nodes.iter().map(|(name, labels)| (*name, labels)),
         );
         assert_eq!(
-            (contest.older, contest.nodes),
+            (conflict.older, conflict.nodes),
             (vec!["web".to_owned()], vec!["n1".to_owned(), "n3".to_owned()])
         );
     }

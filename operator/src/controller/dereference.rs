@@ -11,7 +11,7 @@ use kube::core::PartialObjectMeta;
 use super::caches::Caches;
 use super::claims::Claim;
 use super::pods::AgentPod;
-use super::unchecked::Unchecked;
+use super::raw::Raw;
 use super::validate::{NodeSelector, validate};
 
 /// A resource and all that decides what is done about it.
@@ -37,7 +37,7 @@ pub struct Dereferenced {
 
 /// Collects it for `resource`.
 #[must_use]
-pub fn dereference(caches: &Caches, resource: &Unchecked) -> Dereferenced {
+pub fn dereference(caches: &Caches, resource: &Raw) -> Dereferenced {
     let name = resource.name_any();
     Dereferenced {
         older: older(caches, resource),
@@ -51,7 +51,7 @@ pub fn dereference(caches: &Caches, resource: &Unchecked) -> Dereferenced {
     }
 }
 
-fn older(caches: &Caches, resource: &Unchecked) -> Vec<Claim> {
+fn older(caches: &Caches, resource: &Raw) -> Vec<Claim> {
     let anything = || NodeSelector::of_accepted(std::collections::BTreeMap::new());
     let own = claim(resource, anything());
     let mut older: Vec<Claim> = caches
@@ -75,7 +75,7 @@ fn older(caches: &Caches, resource: &Unchecked) -> Vec<Claim> {
     older
 }
 
-fn claim(resource: &Unchecked, selector: NodeSelector) -> Claim {
+fn claim(resource: &Raw, selector: NodeSelector) -> Claim {
     Claim {
         name: resource.name_any(),
         created: resource.metadata.creation_timestamp.as_ref().map(|time| time.0),

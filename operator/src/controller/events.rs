@@ -7,8 +7,8 @@ use kube::api::PostParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
 use super::build::FIELD_MANAGER;
+use super::raw::Raw;
 use super::status::condition;
-use super::unchecked::Unchecked;
 use crate::api::v1alpha1::HttpStatisticsStatus;
 
 /// Where Events about what has no namespace live, and where `kubectl describe` finds them.
@@ -68,7 +68,7 @@ fn changed<'a>(
 /// An Event as the API server takes it. Of the group without a name: before 1.21 the other one does not let Events about
 /// what has no namespace into the namespace `default`.
 #[must_use]
-pub fn event(resource: &Unchecked, transition: &Transition, now: Timestamp) -> Event {
+pub fn event(resource: &Raw, transition: &Transition, now: Timestamp) -> Event {
     let Transition {
         warning,
         reason,
@@ -103,11 +103,7 @@ pub fn event(resource: &Unchecked, transition: &Transition, now: Timestamp) -> E
 ///
 /// # Errors
 /// The first that the API server refuses.
-pub async fn publish(
-    client: &Client,
-    resource: &Unchecked,
-    transitions: &[Transition],
-) -> Result<(), kube::Error> {
+pub async fn publish(client: &Client, resource: &Raw, transitions: &[Transition]) -> Result<(), kube::Error> {
     let api = Api::<Event>::namespaced(client.clone(), NAMESPACE);
     for transition in transitions {
         let event = event(resource, transition, Timestamp::now());

@@ -18,9 +18,9 @@ pub mod claims;
 pub mod dereference;
 pub mod events;
 pub mod pods;
+pub mod raw;
 pub mod standby;
 pub mod status;
-pub mod unchecked;
 pub mod validate;
 pub mod version;
 
@@ -41,16 +41,16 @@ use tokio_util::sync::CancellationToken;
 use self::apply::{Applied, Applier, Memory};
 use self::build::Objects;
 use self::caches::{Caches, Trigger};
-use self::claims::{Contest, Remainder};
+use self::claims::{Conflict, Remainder};
 use self::dereference::Dereferenced;
 use self::pods::AgentPod;
-use self::standby::{Leave, Replace, Team};
+use self::raw::Raw;
+use self::standby::{Fleet, Leave, Replace};
 use self::status::{Outcome, Seen, StandIns};
-use self::unchecked::Unchecked;
 use self::validate::Update;
 use self::version::Known;
 use crate::api::v1alpha1::HttpStatisticsStatus;
-use crate::lease::Tenure;
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// While only numbers change, the status is written this often at most: a rollout over thousands of nodes must not
@@ -109,12 +109,12 @@ struct Context {
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
-/// Runs until `stop`, and writes while `tenure` lasts. `waiting_for` tells what it waits for before it can work.
+/// Runs until `stop`, and writes while `leadership` lasts. `waiting_for` tells what it waits for before it can work.
 pub async fn run(
     client: Client,
     namespace: String,
     metrics: Metrics,
-    tenure: Tenure,
+    leadership: Leadership,
     waiting_for: watch::Sender<Option<&'static str>>,
     stop: CancellationToken,
 ) {
@@ -142,7 +142,7 @@ pub async fn run(
         applier: Applier {
             client,
             metrics,
-            tenure,
+            leadership,
         },
         namespace,
         version: known.subscribe(),
@@ -176,7 +176,7 @@ pub async fn run(
         .flatten()
         .map(Ok::<_, std::convert::Infallible>);
     let work = controller::applier(
-        |resource, context| Box::pin(look_at(resource, context)),
+        |resource, context| Box::pin(reconcile_one(resource, context)),
         |resource, _, context: Arc<Context>| context.retry(&resource),
         context,
         resources,
@@ -206,7 +206,7 @@ pub async fn run(
 }
 
 async fn wait_for_definition(client: &Client) {
-    let api = Api::<Unchecked>::all(client.clone());
+    let api = Api::<Raw>::all(client.clone());
     let one = ListParams::default().limit(1);
     let mut told = String::new();
     loop {
@@ -227,7 +227,7 @@ async fn wait_for_definition(client: &Client) {
     }
 }
 
-async fn look_at(resource: Arc<Unchecked>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile_one(resource: Arc<Raw>, context: Arc<Context>) -> Result<Action, Error> {
     context.caches.filled().await;
     // The sender lives as long as the controller.
     let _known = context
@@ -259,12 +259,12 @@ struct Attempt {
 
 struct AttemptOutcome {
     on_delete: bool,
-    contest: Contest,
+    conflict: Conflict,
     stand_ins: StandIns,
 }
 
 /// The agents, and those that stand in, after an attempt.
-struct Brought {
+struct RolledOut {
     agents: Applied<DaemonSet>,
     stand_ins: StandIns,
     /// A cache has not seen the last write to the latter.
@@ -284,7 +284,7 @@ impl Context {
     }
 
     /// `own_time` is the time not spent waiting for the API server.
-    async fn reconcile(&self, resource: &Unchecked, own_time: &mut Duration) -> Result<Action, Error> {
+    async fn reconcile(&self, resource: &Raw, own_time: &mut Duration) -> Result<Action, Error> {
         // Kubernetes removes it and what it owns; anything written now would only come too late.
         if resource.metadata.deletion_timestamp.is_some() {
             return Ok(Action::await_change());
@@ -313,11 +313,11 @@ impl Context {
         let outcome = match &attempt.result {
             Ok(AttemptOutcome {
                 on_delete,
-                contest,
+                conflict,
                 stand_ins,
             }) => Outcome::Applied {
                 on_delete: *on_delete,
-                contest,
+                conflict,
                 stand_ins,
             },
             Err(AttemptError::Invalid(error)) => Outcome::Invalid(error),
@@ -346,7 +346,7 @@ impl Context {
             Timestamp::now(),
         );
         *own_time += start.elapsed();
-        let written = self.tell(resource, &previous, next, &mut remembered).await;
+        let written = self.publish(resource, &previous, next, &mut remembered).await;
 
         let result = match attempt.result {
             Err(AttemptError::Failed(error)) => Err(error),
@@ -370,7 +370,7 @@ impl Context {
     /// Checks, builds and writes the objects.
     async fn attempt(
         &self,
-        resource: &Unchecked,
+        resource: &Raw,
         dereferenced: &Dereferenced,
         memory: &mut Memory,
         own_time: &mut Duration,
@@ -400,7 +400,7 @@ impl Context {
             }
         };
         let remainder = Remainder::of(&agents.node_selector, older);
-        let contest = Contest::of(
+        let conflict = Conflict::of(
             &agents.node_selector,
             older,
             nodes
@@ -432,17 +432,17 @@ impl Context {
             let map = applier
                 .apply(&maps, &objects.config_map, config_map.clone(), memory)
                 .await?;
-            let brought = self.bring(&objects, dereferenced, memory).await?;
+            let rolled_out = self.roll_out(&objects, dereferenced, memory).await?;
             outdated = account.outdated
                 || binding.outdated
                 || map.outdated
-                || brought.agents.outdated
-                || brought.outdated;
-            Ok::<_, Error>(brought)
+                || rolled_out.agents.outdated
+                || rolled_out.outdated;
+            Ok::<_, Error>(rolled_out)
         };
         let result = Box::pin(apply).await;
         match result {
-            Ok(Brought {
+            Ok(RolledOut {
                 agents: applied,
                 stand_ins,
                 outdated: _,
@@ -453,7 +453,7 @@ impl Context {
                 again,
                 result: Ok(AttemptOutcome {
                     on_delete: agents.update == Update::OnDelete,
-                    contest,
+                    conflict,
                     stand_ins,
                 }),
             },
@@ -467,17 +467,17 @@ impl Context {
     }
 
     /// Writes the agents' `DaemonSet`, when the time for it has come, and that of those that stand in.
-    async fn bring(
+    async fn roll_out(
         &self,
         objects: &Objects,
         dereferenced: &Dereferenced,
         memory: &mut Memory,
-    ) -> Result<Brought, Error> {
+    ) -> Result<RolledOut, Error> {
         let (applier, live) = (&self.applier, dereferenced.daemon_set.as_ref());
         let sets: Api<DaemonSet> = Api::namespaced(applier.client.clone(), &self.namespace);
         let pods = || dereferenced.pods.iter().map(|pod| &**pod);
         let now = Timestamp::now();
-        let team = |set: &Applied<DaemonSet>| Team::of(&set.object, set.outdated, pods(), now);
+        let fleet = |set: &Applied<DaemonSet>| Fleet::of(&set.object, set.outdated, pods(), now);
 
         let standby = dereferenced.standby.as_ref();
         let standby = standby.filter(|standby| !memory.has_deleted(&***standby));
@@ -496,8 +496,8 @@ impl Context {
                 || applier.replaces_pods(&sets, &objects.daemon_set, live, memory).await?)
         {
             let agents = memory.recall(live);
-            let team_that_stands_in = stand_ins.as_ref().map(team);
-            let may_replace = standby::may_replace(&team(&agents), team_that_stands_in.as_ref(), now);
+            let surge_fleet = stand_ins.as_ref().map(fleet);
+            let may_replace = standby::may_replace(&fleet(&agents), surge_fleet.as_ref(), now);
             if let Replace::Later { bring, again } = may_replace {
                 if bring {
                     let mut there = standby;
@@ -511,7 +511,7 @@ impl Context {
                     }
                     stand_ins = Some(applier.apply(&sets, desired, there.cloned(), memory).await?);
                 }
-                return Ok(Brought {
+                return Ok(RolledOut {
                     agents,
                     outdated: stand_ins.as_ref().is_some_and(|stand_ins| stand_ins.outdated),
                     stand_ins: StandIns::coming(stand_ins.as_ref().map(|set| &*set.object), pods()),
@@ -522,7 +522,7 @@ impl Context {
         let agents = applier
             .apply(&sets, &objects.daemon_set, live.cloned(), memory)
             .await?;
-        let mut brought = Brought {
+        let mut rolled_out = RolledOut {
             stand_ins: StandIns::None,
             outdated: false,
             again: None,
@@ -530,23 +530,23 @@ impl Context {
         };
         if let Some(stand_ins) = &stand_ins {
             let wanted = objects.standby.is_some();
-            match standby::may_leave(wanted, &team(&brought.agents), &team(stand_ins), now) {
-                Leave::Later(again) => brought.again = again,
+            match standby::may_leave(wanted, &fleet(&rolled_out.agents), &fleet(stand_ins), now) {
+                Leave::Later(again) => rolled_out.again = again,
                 Leave::Now if stand_ins.object.metadata.deletion_timestamp.is_some() => {}
                 Leave::Now => applier.delete(&sets, &stand_ins.object, memory).await?,
             }
         }
         // Their pods go a little later.
         if stand_ins.is_some() || pods().any(AgentPod::stands_in) {
-            brought.stand_ins = StandIns::There;
+            rolled_out.stand_ins = StandIns::There;
         }
-        Ok(brought)
+        Ok(rolled_out)
     }
 
     /// Writes the status if it changed, and Events about what changed. Returns when to look again, if it can wait.
-    async fn tell(
+    async fn publish(
         &self,
-        resource: &Unchecked,
+        resource: &Raw,
         previous: &HttpStatisticsStatus,
         next: HttpStatisticsStatus,
         remembered: &mut Remembered,
@@ -594,7 +594,7 @@ impl Context {
         }
     }
 
-    fn retry(&self, resource: &Unchecked) -> Action {
+    fn retry(&self, resource: &Raw) -> Action {
         let uid = resource.uid().unwrap_or_default();
         let at = self
             .remembered()

@@ -34,7 +34,7 @@ pub fn is_released(set: &DaemonSet) -> bool {
 
 /// How the pod of a node is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Presence {
+enum PodState {
     Serves,
     /// It starts, or fails: since then.
     Fails(Option<Timestamp>),
@@ -44,7 +44,7 @@ enum Presence {
 
 /// A `DaemonSet` with its pods.
 #[derive(Clone, Debug)]
-pub struct Team {
+pub struct Fleet {
     /// Whether each node that is meant to have a pod has one, as far as both caches can tell.
     complete: bool,
     /// Whether no pod is about to be replaced.
@@ -54,12 +54,12 @@ pub struct Team {
     /// How many of those have one that is ready, as the `DaemonSet` says.
     ready: usize,
     /// By node. A pod that is leaving is none, and one that does not get to it fails: its node is dead.
-    nodes: BTreeMap<String, Presence>,
+    nodes: BTreeMap<String, PodState>,
     /// In so much time the first of those that are leaving fails.
     lost_in: Option<Duration>,
 }
 
-impl Team {
+impl Fleet {
     /// Of `set`, which is `outdated` if there was a later write to it, and those of `pods` that are its own.
     #[must_use]
     pub fn of<'a>(
@@ -69,35 +69,32 @@ impl Team {
         now: Timestamp,
     ) -> Self {
         let uid = set.metadata.uid.as_ref();
-        let mut nodes: BTreeMap<String, Presence> = BTreeMap::new();
+        let mut nodes: BTreeMap<String, PodState> = BTreeMap::new();
         let (mut lost, mut lost_in) = (0, None);
         for pod in pods.filter(|pod| pod.controller.is_some() && pod.controller.as_ref() == uid) {
             let Some(node) = &pod.spec.node_name else {
                 continue;
             };
             let deleted = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-            let presence = match deleted.map(|deleted| left(Some(deleted), now)) {
+            let state = match deleted.map(|deleted| left(Some(deleted), now)) {
                 Some(Duration::ZERO) => {
                     lost += 1;
-                    Presence::Fails(deleted)
+                    PodState::Fails(deleted)
                 }
                 leaving @ Some(_) => {
                     lost_in = soonest([lost_in, leaving]);
                     continue;
                 }
-                None if pod.serves() => Presence::Serves,
-                None if pod.has_room() => Presence::Fails(pod.since()),
-                None => Presence::NoRoom(pod.since()),
+                None if pod.serves() => PodState::Serves,
+                None if pod.has_room() => PodState::Fails(pod.since()),
+                None => PodState::NoRoom(pod.since()),
             };
             // One takes over from another of the same DaemonSet, where it surges.
-            if nodes.get(node) != Some(&Presence::Serves) {
-                nodes.insert(node.clone(), presence);
+            if nodes.get(node) != Some(&PodState::Serves) {
+                nodes.insert(node.clone(), state);
             }
         }
-        let serving = nodes
-            .values()
-            .filter(|presence| **presence == Presence::Serves)
-            .count();
+        let serving = nodes.values().filter(|state| **state == PodState::Serves).count();
         let count = |number: i32| usize::try_from(number).unwrap_or(0);
         let status = set.status.clone().unwrap_or_default();
         let (desired, ready) = (count(status.desired_number_scheduled), count(status.number_ready));
@@ -132,39 +129,39 @@ impl Team {
     }
 
     fn serves_nowhere(&self) -> bool {
-        self.ready == 0 && !self.nodes.values().any(|presence| *presence == Presence::Serves)
+        self.ready == 0 && !self.nodes.values().any(|state| *state == PodState::Serves)
     }
 
-    /// Whether this team, if it stays as it is, leaves no node without that has one of `other`.
-    fn covers(&self, other: &Self, now: Timestamp) -> Cover {
-        let cover = |node| match self.nodes.get(node) {
+    /// Whether this fleet, if it stays as it is, leaves no node without that has one of `other`.
+    fn covers(&self, other: &Self, now: Timestamp) -> Coverage {
+        let coverage = |node| match self.nodes.get(node) {
             // Where it has no pod it is not meant to have any.
-            None | Some(Presence::Serves) => Cover::Whole,
-            Some(Presence::NoRoom(since)) => match left(*since, now) {
-                Duration::ZERO => Cover::Whole,
-                left => Cover::Later(left),
+            None | Some(PodState::Serves) => Coverage::Whole,
+            Some(PodState::NoRoom(since)) => match left(*since, now) {
+                Duration::ZERO => Coverage::Whole,
+                left => Coverage::Later(left),
             },
-            Some(Presence::Fails(since)) => Cover::Not(left(*since, now)),
+            Some(PodState::Fails(since)) => Coverage::Not(left(*since, now)),
         };
         other
             .nodes
             .iter()
-            .filter(|(_, presence)| **presence == Presence::Serves)
-            .map(|(node, _)| cover(node))
-            .fold(Cover::Whole, Cover::and)
+            .filter(|(_, state)| **state == PodState::Serves)
+            .map(|(node, _)| coverage(node))
+            .fold(Coverage::Whole, Coverage::and)
     }
 
     /// In how much time the first pod has waited for long, of those that wait where one of `other` has room.
     fn kept_out_by(&self, other: &Self, now: Timestamp) -> Option<Duration> {
-        let waits =
-            self.nodes
-                .iter()
-                .filter_map(|(node, presence)| match (presence, other.nodes.get(node)) {
-                    (Presence::NoRoom(since), Some(Presence::Serves | Presence::Fails(_))) => {
-                        Some(left(*since, now))
-                    }
-                    _ => None,
-                });
+        let waits = self
+            .nodes
+            .iter()
+            .filter_map(|(node, state)| match (state, other.nodes.get(node)) {
+                (PodState::NoRoom(since), Some(PodState::Serves | PodState::Fails(_))) => {
+                    Some(left(*since, now))
+                }
+                _ => None,
+            });
         waits.min()
     }
 }
@@ -181,7 +178,7 @@ fn soonest<const N: usize>(times: [Option<Duration>; N]) -> Option<Duration> {
 
 /// Whether agents can be taken away.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cover {
+enum Coverage {
     /// Yes.
     Whole,
     /// In so much time, if nothing changes: what is missing is only room.
@@ -190,10 +187,10 @@ enum Cover {
     Not(Duration),
 }
 
-impl Cover {
+impl Coverage {
     fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Whole, cover) | (cover, Self::Whole) => cover,
+            (Self::Whole, coverage) | (coverage, Self::Whole) => coverage,
             (Self::Later(one), Self::Later(other)) => Self::Later(one.max(other)),
             (Self::Not(one), Self::Not(other)) => Self::Not(one.min(other)),
             (Self::Not(left), Self::Later(_)) | (Self::Later(_), Self::Not(left)) => Self::Not(left),
@@ -217,7 +214,7 @@ pub enum Replace {
 
 /// Decides whether the agents may be replaced: before their `DaemonSet` is written.
 #[must_use]
-pub fn may_replace(agents: &Team, standby: Option<&Team>, now: Timestamp) -> Replace {
+pub fn may_replace(agents: &Fleet, standby: Option<&Fleet>, now: Timestamp) -> Replace {
     if agents.serves_nowhere() {
         return Replace::Now;
     }
@@ -227,18 +224,18 @@ pub fn may_replace(agents: &Team, standby: Option<&Team>, now: Timestamp) -> Rep
             again: None,
         };
     };
-    let cover = standby.covers(agents, now);
-    if cover == Cover::Whole && standby.is_settled() {
+    let coverage = standby.covers(agents, now);
+    if coverage == Coverage::Whole && standby.is_settled() {
         return Replace::Now;
     }
     // What is asked for now may be a cure for those that stand in. Should both fail, on different nodes, and go on to, there is
     // no way without a gap.
-    let free = agents.is_settled() && agents.covers(standby, now) == Cover::Whole;
-    let (bring, again) = match cover {
-        Cover::Whole => (free, None),
-        Cover::Later(left) => (free, Some(left)),
-        Cover::Not(left) if free || left.is_zero() => (true, None),
-        Cover::Not(left) => (false, Some(left)),
+    let free = agents.is_settled() && agents.covers(standby, now) == Coverage::Whole;
+    let (bring, again) = match coverage {
+        Coverage::Whole => (free, None),
+        Coverage::Later(left) => (free, Some(left)),
+        Coverage::Not(left) if free || left.is_zero() => (true, None),
+        Coverage::Not(left) => (false, Some(left)),
     };
     Replace::Later {
         bring,
@@ -258,17 +255,17 @@ pub enum Leave {
 /// Decides whether those that stand in may leave: after the agents' `DaemonSet` was written. `wanted` is whether agents are to
 /// be replaced in this way.
 #[must_use]
-pub fn may_leave(wanted: bool, agents: &Team, standby: &Team, now: Timestamp) -> Leave {
+pub fn may_leave(wanted: bool, agents: &Fleet, standby: &Fleet, now: Timestamp) -> Leave {
     let (done, again) = match agents.covers(standby, now) {
-        Cover::Whole if !agents.complete => (false, None),
-        Cover::Whole if agents.updated || !wanted => (true, None),
+        Coverage::Whole if !agents.complete => (false, None),
+        Coverage::Whole if agents.updated || !wanted => (true, None),
         // Where a node has room for one, they may have got it, and the rollout gets no further.
-        Cover::Whole => match agents.kept_out_by(standby, now) {
+        Coverage::Whole => match agents.kept_out_by(standby, now) {
             Some(Duration::ZERO) => (agents.is_stuck(), None),
             left => (false, left),
         },
-        Cover::Later(left) => (false, Some(left)),
-        Cover::Not(_) => (false, None),
+        Coverage::Later(left) => (false, Some(left)),
+        Coverage::Not(_) => (false, None),
     };
     if done {
         Leave::Now
@@ -289,29 +286,29 @@ mod tests {
 
     const NOW: i64 = 60;
 
-    /// A team that is settled: how it is on nodes 1, 2, ….
-    fn team(presences: &[Presence]) -> Team {
+    /// A fleet that is settled: how it is on nodes 1, 2, ….
+    fn fleet(presences: &[PodState]) -> Fleet {
         let nodes = presences.iter().enumerate();
-        Team {
+        Fleet {
             complete: true,
             updated: true,
             desired: presences.len(),
-            ready: presences.iter().filter(|presence| **presence == SERVES).count(),
+            ready: presences.iter().filter(|state| **state == SERVES).count(),
             nodes: nodes
-                .map(|(node, presence)| (format!("n{}", node + 1), *presence))
+                .map(|(node, state)| (format!("n{}", node + 1), *state))
                 .collect(),
             lost_in: None,
         }
     }
 
-    const SERVES: Presence = Presence::Serves;
+    const SERVES: PodState = PodState::Serves;
 
-    fn fails(minute: i64) -> Presence {
-        Presence::Fails(Some(at(minute)))
+    fn fails(minute: i64) -> PodState {
+        PodState::Fails(Some(at(minute)))
     }
 
-    fn no_room(minute: i64) -> Presence {
-        Presence::NoRoom(Some(at(minute)))
+    fn no_room(minute: i64) -> PodState {
+        PodState::NoRoom(Some(at(minute)))
     }
 
     fn hold(bring: bool, minutes: Option<u64>) -> Replace {
@@ -326,30 +323,30 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "it is one table")]
     fn agents_are_replaced_when_somebody_stands_in_on_each_node_that_is_served() {
-        let (served, starting) = (team(&[SERVES, SERVES]), fails(NOW));
-        let unsettled = |complete| Team {
+        let (served, starting) = (fleet(&[SERVES, SERVES]), fails(NOW));
+        let unsettled = |complete| Fleet {
             complete,
             updated: false,
             ..served.clone()
         };
-        let moved = Team {
+        let moved = Fleet {
             nodes: [("elsewhere".to_owned(), SERVES)].into(),
             ..served.clone()
         };
         let (bring, write) = (hold(true, None), Replace::Now);
-        let cases: Vec<(&str, Team, Option<Team>, Replace)> = vec![
+        let cases: Vec<(&str, Fleet, Option<Fleet>, Replace)> = vec![
             ("nobody stands in", served.clone(), None, bring),
             (
                 "there is nothing to lose",
-                team(&[starting, starting]),
+                fleet(&[starting, starting]),
                 None,
                 write,
             ),
             (
                 "a pod is ready that was not seen yet",
-                Team {
+                Fleet {
                     ready: 1,
-                    ..team(&[starting, starting])
+                    ..fleet(&[starting, starting])
                 },
                 None,
                 bring,
@@ -357,16 +354,16 @@ mod tests {
             (
                 "they are not there yet",
                 served.clone(),
-                Some(Team {
+                Some(Fleet {
                     complete: false,
-                    ..team(&[])
+                    ..fleet(&[])
                 }),
                 bring,
             ),
             (
                 "one of them starts",
                 served.clone(),
-                Some(team(&[SERVES, starting])),
+                Some(fleet(&[SERVES, starting])),
                 bring,
             ),
             (
@@ -379,64 +376,64 @@ mod tests {
             (
                 "all are ready",
                 served.clone(),
-                Some(team(&[SERVES, SERVES])),
+                Some(fleet(&[SERVES, SERVES])),
                 write,
             ),
             (
                 "no agent there",
-                team(&[SERVES, starting]),
-                Some(team(&[SERVES, starting])),
+                fleet(&[SERVES, starting]),
+                Some(fleet(&[SERVES, starting])),
                 write,
             ),
             ("the nodes are others", served.clone(), Some(moved), write),
             (
                 "not meant to be there",
                 served.clone(),
-                Some(team(&[SERVES])),
+                Some(fleet(&[SERVES])),
                 write,
             ),
             // Room may come; a failure does not go away by itself.
             (
                 "no room",
                 served.clone(),
-                Some(team(&[SERVES, no_room(58)])),
+                Some(fleet(&[SERVES, no_room(58)])),
                 hold(true, Some(3)),
             ),
             (
                 "no room for long",
                 served.clone(),
-                Some(team(&[SERVES, no_room(55)])),
+                Some(fleet(&[SERVES, no_room(55)])),
                 write,
             ),
             (
                 "the image is bad",
                 served.clone(),
-                Some(team(&[fails(1), no_room(1)])),
+                Some(fleet(&[fails(1), no_room(1)])),
                 bring,
             ),
             // The agents are being replaced, and another spec comes.
             (
                 "who serves alone is left alone",
-                team(&[SERVES, starting]),
-                Some(team(&[starting, SERVES])),
+                fleet(&[SERVES, starting]),
+                Some(fleet(&[starting, SERVES])),
                 hold(false, Some(5)),
             ),
             (
                 "unless it has no end",
-                team(&[SERVES, starting]),
-                Some(team(&[fails(1), SERVES])),
+                fleet(&[SERVES, starting]),
+                Some(fleet(&[fails(1), SERVES])),
                 hold(true, None),
             ),
             (
                 "the agents are about to go",
                 unsettled(true),
-                Some(team(&[SERVES, starting])),
+                Some(fleet(&[SERVES, starting])),
                 hold(false, Some(5)),
             ),
             (
                 "one of them is leaving",
                 served.clone(),
-                Some(Team {
+                Some(Fleet {
                     lost_in: Some(Duration::from_mins(2)),
                     ..unsettled(false)
                 }),
@@ -451,15 +448,15 @@ mod tests {
 
     #[test]
     fn who_stands_in_goes_when_an_agent_is_ready_wherever_they_are() {
-        let (served, starting) = (team(&[SERVES, SERVES]), fails(NOW));
-        let incomplete = |lost_in| Team {
+        let (served, starting) = (fleet(&[SERVES, SERVES]), fails(NOW));
+        let incomplete = |lost_in| Fleet {
             complete: false,
             lost_in,
             ..served.clone()
         };
-        let replacing = |presences: &[Presence]| Team {
+        let replacing = |presences: &[PodState]| Fleet {
             updated: false,
-            ..team(presences)
+            ..fleet(presences)
         };
         let go = Leave::Now;
         // With the agents; whether they are still replaced in this way, or in another one by now.
@@ -473,8 +470,8 @@ mod tests {
                 keep(Some(2)),
             ),
             ("some are of before", replacing(&[SERVES, SERVES]), keep(None), go),
-            ("one starts", team(&[SERVES, starting]), keep(None), keep(None)),
-            ("one fails", team(&[SERVES, fails(1)]), keep(None), keep(None)),
+            ("one starts", fleet(&[SERVES, starting]), keep(None), keep(None)),
+            ("one fails", fleet(&[SERVES, fails(1)]), keep(None), keep(None)),
             (
                 "they take its room",
                 replacing(&[SERVES, no_room(56)]),
@@ -484,7 +481,7 @@ mod tests {
             ("they took its room", replacing(&[SERVES, no_room(55)]), go, go),
             (
                 "they took its room, but others are replaced",
-                Team {
+                Fleet {
                     desired: 11,
                     ready: 10,
                     ..replacing(&[SERVES, no_room(55)])
@@ -498,7 +495,7 @@ mod tests {
                 keep(None),
                 keep(None),
             ),
-            ("it is to be elsewhere", team(&[SERVES]), go, go),
+            ("it is to be elsewhere", fleet(&[SERVES]), go, go),
         ];
         for (what, agents, in_this_way, otherwise) in cases {
             for (wanted, expected) in [(true, in_this_way), (false, otherwise)] {
@@ -514,7 +511,7 @@ mod tests {
             (no_room(1), 1, keep(None)),
         ] {
             let agents = replacing(&[SERVES, no_room(since)]);
-            let planned = may_leave(true, &agents, &team(&[SERVES, standby]), at(NOW));
+            let planned = may_leave(true, &agents, &fleet(&[SERVES, standby]), at(NOW));
             assert_eq!(planned, expected, "{standby:?}");
         }
     }
@@ -551,7 +548,7 @@ mod tests {
         };
         let since =
             json!([{"type": "Ready", "status": "False", "lastTransitionTime": "1970-01-01T00:09:00Z"}]);
-        let cases: Vec<(AgentPod, Option<Presence>)> = vec![
+        let cases: Vec<(AgentPod, Option<PodState>)> = vec![
             (pod(&on("n2")), Some(SERVES)),
             (pod(&conditions(since)), Some(fails(9))),
             (pod(&conditions(json!([]))), Some(fails(7))),
@@ -578,13 +575,13 @@ mod tests {
             change(&mut set);
             serde_json::from_value(set).unwrap()
         };
-        for (other, presence) in cases {
+        for (other, state) in cases {
             let pods = [pod(&|_| ()), other];
-            let team = Team::of(&set(&|_| ()), false, pods.iter(), at(NOW));
-            let expected: Vec<Presence> = [Some(SERVES), presence].into_iter().flatten().collect();
-            assert_eq!(team.nodes.into_values().collect::<Vec<_>>(), expected);
+            let fleet = Fleet::of(&set(&|_| ()), false, pods.iter(), at(NOW));
+            let expected: Vec<PodState> = [Some(SERVES), state].into_iter().flatten().collect();
+            assert_eq!(fleet.nodes.into_values().collect::<Vec<_>>(), expected);
             // A node without a pod of its own is one that the cache has not seen.
-            assert_eq!(team.complete, presence.is_some());
+            assert_eq!(fleet.complete, state.is_some());
         }
 
         // One on a dead node is not waited for, but not at once.
@@ -597,14 +594,18 @@ mod tests {
         ] {
             let pods = [pod(&|_| ()), pod(&leaving(since))];
             let set = set(&|set| set["status"]["updatedNumberScheduled"] = json!(1));
-            let team = Team::of(&set, false, pods.iter(), at(NOW));
-            assert_eq!((team.complete, team.updated, team.lost_in), expected, "{since}");
+            let fleet = Fleet::of(&set, false, pods.iter(), at(NOW));
+            assert_eq!(
+                (fleet.complete, fleet.updated, fleet.lost_in),
+                expected,
+                "{since}"
+            );
         }
 
         let pods = [pod(&|_| ()), pod(&on("n2"))];
         let of = |change: &dyn Fn(&mut Value), outdated| {
-            let team = Team::of(&set(change), outdated, pods.iter(), at(NOW));
-            (team.complete, team.updated)
+            let fleet = Fleet::of(&set(change), outdated, pods.iter(), at(NOW));
+            (fleet.complete, fleet.updated)
         };
         // Of ten pods one may be missing, of eleven two.
         for (desired, ready, stuck) in [(10, 10, false), (10, 9, true), (11, 10, false), (11, 9, true)] {
@@ -612,8 +613,8 @@ mod tests {
                 set["status"]["desiredNumberScheduled"] = json!(desired);
                 set["status"]["numberReady"] = json!(ready);
             };
-            let team = Team::of(&set(&change), false, pods.iter(), at(NOW));
-            assert_eq!(team.is_stuck(), stuck, "{ready} of {desired}");
+            let fleet = Fleet::of(&set(&change), false, pods.iter(), at(NOW));
+            assert_eq!(fleet.is_stuck(), stuck, "{ready} of {desired}");
         }
         // One of them where it is not meant to be, by now.
         let misscheduled = |set: &mut Value| {
@@ -696,24 +697,24 @@ mod tests {
             self.pods[node].is_some_and(|pod| pod.placed)
         }
 
-        /// As `Team::of`.
-        fn team(&self, late: bool) -> Team {
+        /// As `Fleet::of`.
+        fn fleet(&self, late: bool) -> Fleet {
             let since = if late { 0 } else { NOW };
             let here = |pod: &Option<ModelPod>| pod.filter(|pod| !pod.leaving);
             let pods = || self.pods.iter().enumerate();
-            Team {
+            Fleet {
                 complete: self.observed && pods().all(|(_, pod)| here(pod).is_some()),
                 updated: pods().all(|(_, pod)| pod.is_none_or(|pod| pod.template == self.template)),
                 desired: NODES,
                 ready: (0..NODES).filter(|node| self.serves(*node)).count(),
                 nodes: pods()
                     .filter_map(|(node, pod)| {
-                        let presence = match here(pod)? {
+                        let state = match here(pod)? {
                             ModelPod { ready: true, .. } => SERVES,
                             ModelPod { placed: true, .. } => fails(since),
                             _ => no_room(since),
                         };
-                        Some((node.to_string(), presence))
+                        Some((node.to_string(), state))
                     })
                     .collect(),
                 lost_in: None,
@@ -765,8 +766,8 @@ mod tests {
         }
 
         fn operate(&mut self) {
-            let agents = self.agents.team(self.late);
-            let standby = self.standby.as_ref().map(|set| set.team(self.late));
+            let agents = self.agents.fleet(self.late);
+            let standby = self.standby.as_ref().map(|set| set.fleet(self.late));
             if self.agents.template == self.spec {
                 if let Some(standby) = standby
                     && may_leave(true, &agents, &standby, at(NOW)) == Leave::Now

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::claims::Contest;
+use super::claims::Conflict;
 use super::pods::{self, AgentPod};
 use super::validate;
 use crate::api::v1alpha1::{HookCount, HttpStatisticsStatus, NodeCounts, UnavailableNode};
@@ -22,7 +22,7 @@ pub enum Outcome<'a> {
         /// Whether a pod is replaced only when someone deletes it.
         on_delete: bool,
         /// Nodes that an older resource has.
-        contest: &'a Contest,
+        conflict: &'a Conflict,
         /// Who stands in while agents are replaced.
         stand_ins: &'a StandIns,
     },
@@ -224,8 +224,8 @@ fn ready(seen: &Seen<'_>, nodes: NodeCounts, rollout: Rollout) -> Verdict {
     match &seen.outcome {
         Outcome::Invalid(error) => Verdict::new(false, "InvalidSpec", error.to_string()),
         Outcome::Failed(message) => Verdict::new(false, "ApplyFailed", *message),
-        Outcome::Applied { contest, .. } if !contest.is_empty() => {
-            Verdict::new(false, "Conflict", describe_contest(contest))
+        Outcome::Applied { conflict, .. } if !conflict.is_empty() => {
+            Verdict::new(false, "Conflict", describe_conflict(conflict))
         }
         Outcome::Applied { stand_ins, .. } if rollout == Rollout::UnderWay => {
             Verdict::new(false, "RollingOut", describe_rollout(nodes, stand_ins))
@@ -272,8 +272,8 @@ fn degraded(seen: &Seen<'_>) -> Verdict {
     match &seen.outcome {
         Outcome::Invalid(error) => Verdict::new(true, "InvalidSpec", error.to_string()),
         Outcome::Failed(message) => Verdict::new(true, "ApplyFailed", *message),
-        Outcome::Applied { contest, .. } if !contest.is_empty() => {
-            Verdict::new(true, "Conflict", describe_contest(contest))
+        Outcome::Applied { conflict, .. } if !conflict.is_empty() => {
+            Verdict::new(true, "Conflict", describe_conflict(conflict))
         }
         Outcome::Applied { .. } if !seen.failures.is_empty() => {
             Verdict::new(true, "AgentsFailing", describe_failures(seen.failures))
@@ -335,8 +335,8 @@ fn describe_rollout(nodes: NodeCounts, stand_ins: &StandIns) -> String {
     }
 }
 
-fn describe_contest(contest: &Contest) -> String {
-    let Contest { older, nodes } = contest;
+fn describe_conflict(conflict: &Conflict) -> String {
+    let Conflict { older, nodes } = conflict;
     let named = &nodes[..nodes.len().min(MAX_NAMED)];
     format!(
         "{} selected here run the agent of the older {} {}: {}; narrow a nodeSelector, or delete one of the resources",
@@ -454,8 +454,8 @@ mod tests {
     #[test]
     #[expect(clippy::too_many_lines, reason = "it is one table")]
     fn a_rollout_is_told_from_its_beginning_to_its_end_and_not_more() {
-        let no_contest = Contest::default();
-        let contest = Contest {
+        let no_contest = Conflict::default();
+        let conflict = Conflict {
             older: vec!["older".to_owned()],
             nodes: ["n1", "n2", "n3", "n4"].map(str::to_owned).into(),
         };
@@ -464,14 +464,14 @@ mod tests {
             message: "no BTF".to_owned(),
         }];
         let invalid = validate::Error::Image(String::new());
-        let applied = |contest| Outcome::Applied {
+        let applied = |conflict| Outcome::Applied {
             on_delete: false,
-            contest,
+            conflict,
             stand_ins: &StandIns::None,
         };
         let on_delete = Outcome::Applied {
             on_delete: true,
-            contest: &no_contest,
+            conflict: &no_contest,
             stand_ins: &StandIns::None,
         };
         let none: &[UnavailableNode] = &[];
@@ -541,7 +541,7 @@ mod tests {
                 "Recovered RolledOut",
             ),
             (
-                applied(&contest),
+                applied(&conflict),
                 (2, 2, [1, 1, 1, 1]),
                 none,
                 "Ready=False/Conflict Progressing=False/RolledOut Degraded=True/Conflict",
@@ -593,7 +593,7 @@ mod tests {
     /// While others stand in, the counts of the agents are those of before, or do not tell the whole.
     #[test]
     fn a_rollout_is_under_way_as_long_as_somebody_stands_in() {
-        let contest = Contest::default();
+        let conflict = Conflict::default();
         let failures = [UnavailableNode {
             node: "n2".to_owned(),
             message: "ImagePullBackOff: no such image".to_owned(),
@@ -644,7 +644,7 @@ mod tests {
                     generation: Some(2),
                     outcome: Outcome::Applied {
                         on_delete: false,
-                        contest: &contest,
+                        conflict: &conflict,
                         stand_ins: &stand_ins,
                     },
                     daemon_set: Some(daemon_set),
@@ -671,13 +671,13 @@ mod tests {
 
     #[test]
     fn a_condition_is_dated_when_its_status_changes_and_only_then() {
-        let contest = Contest::default();
+        let conflict = Conflict::default();
         let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
         let seen = |generation| Seen {
             generation: Some(generation),
             outcome: Outcome::Applied {
                 on_delete: false,
-                contest: &contest,
+                conflict: &conflict,
                 stand_ins: &StandIns::None,
             },
             daemon_set: Some(&daemon_set),
@@ -697,7 +697,7 @@ mod tests {
 
     #[test]
     fn a_cache_that_has_not_seen_the_last_write_ends_no_rollout() {
-        let contest = Contest::default();
+        let conflict = Conflict::default();
         let daemon_set = daemon_set(1, 1, [1, 1, 1, 1]);
         let next = status(
             &HttpStatisticsStatus::default(),
@@ -705,7 +705,7 @@ mod tests {
                 generation: Some(2),
                 outcome: Outcome::Applied {
                     on_delete: false,
-                    contest: &contest,
+                    conflict: &conflict,
                     stand_ins: &StandIns::None,
                 },
                 daemon_set: Some(&daemon_set),
@@ -735,7 +735,7 @@ mod tests {
 
     #[test]
     fn ten_nodes_are_listed_and_three_named() {
-        let contest = Contest {
+        let conflict = Conflict {
             older: vec!["a".to_owned()],
             nodes: (1..=5).map(|number| format!("n{number}")).collect(),
         };
@@ -745,11 +745,11 @@ mod tests {
                 message: "no BTF".to_owned(),
             })
             .collect();
-        let seen = |contest| Seen {
+        let seen = |conflict| Seen {
             generation: Some(1),
             outcome: Outcome::Applied {
                 on_delete: false,
-                contest,
+                conflict,
                 stand_ins: &StandIns::None,
             },
             daemon_set: None,
@@ -757,14 +757,14 @@ mod tests {
             failures: &failures,
             hooks: &[],
         };
-        let no_contest = Contest::default();
+        let no_contest = Conflict::default();
         let next = status(&HttpStatisticsStatus::default(), &seen(&no_contest), at(0));
         assert_eq!(next.unavailable_nodes, failures[..10]);
         assert_eq!(
             next.conditions[2].message,
             "15 nodes whose agent fails: n10: no BTF; n11: no BTF; n12: no BTF; and 12 more"
         );
-        let next = status(&HttpStatisticsStatus::default(), &seen(&contest), at(0));
+        let next = status(&HttpStatisticsStatus::default(), &seen(&conflict), at(0));
         assert_eq!(
             next.conditions[2].message,
             "5 nodes selected here run the agent of the older HttpStatistics a: n1, n2, n3, and 2 more; narrow a \

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 
-use super::unchecked::Unchecked;
+use super::raw::Raw;
 use super::version::{self, Version};
 use crate::api::v1alpha1::{
     AttachMode, HostId, HttpStatistics, HttpStatisticsSpec, LocalReference, LogLevel, Metrics, Namespaces,
@@ -371,7 +371,7 @@ impl Agents {
 ///
 /// # Errors
 /// When it lacks what the API server gives every object, or its name cannot be a label.
-pub fn identify(resource: &Unchecked) -> Result<Identity, Error> {
+pub fn identify(resource: &Raw) -> Result<Identity, Error> {
     let metadata = &resource.metadata;
     let name = metadata.name.clone().ok_or(Error::Metadata("name"))?;
     if name.len() > MAX_NAME {
@@ -388,7 +388,7 @@ pub fn identify(resource: &Unchecked) -> Result<Identity, Error> {
 ///
 /// # Errors
 /// The first field that cannot be used.
-pub fn validate(resource: &Unchecked) -> Result<Agents, Error> {
+pub fn validate(resource: &Raw) -> Result<Agents, Error> {
     let identity = identify(resource)?;
     let spec: HttpStatisticsSpec = serde_path_to_error::deserialize(&resource.spec).map_err(|error| {
         let path = match error.path().to_string().as_str() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use operator::controller;
-use operator::lease::Tenure;
+use operator::lease::Leadership;
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ impl Controller {
             client,
             "monitoring".to_owned(),
             metrics.clone(),
-            Tenure::unlimited(),
+            Leadership::unlimited(),
             waiting,
             stop.clone(),
         );

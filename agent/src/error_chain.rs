@@ -4,7 +4,7 @@ use std::error::Error;
 use std::iter::successors;
 
 /// The messages of an error and of its sources, outermost first.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
     let messages: Vec<String> = successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source())
         .map(ToString::to_string)
         .collect();

@@ -10,7 +10,7 @@ use crate::api::v1alpha1::{HttpStatistics, HttpStatisticsStatus};
 /// Any `HttpStatistics`. If its spec had to be right to be read, one bad resource would break the watch for all.
 #[derive(Clone, Debug, Default, Deserialize, Resource, Serialize)]
 #[resource(inherit = "HttpStatistics")]
-pub struct Unchecked {
+pub struct Raw {
     /// As of any object.
     pub metadata: ObjectMeta,
     /// Not yet a spec.
@@ -21,7 +21,7 @@ pub struct Unchecked {
     pub status: Value,
 }
 
-impl Unchecked {
+impl Raw {
     /// The status that it has; none if nobody wrote one that can be read.
     #[must_use]
     pub fn status(&self) -> HttpStatisticsStatus {

@@ -22,7 +22,7 @@ const MAX_FORMER: usize = 16;
 ///   annotation;
 /// - a list replaces what was known only when it is complete.
 #[derive(Debug, Default)]
-pub(super) struct Roster {
+pub(super) struct PodIndex {
     /// By the UID of the object.
     pods: HashMap<String, KnownPod>,
     /// Pods whose objects are gone, and since when; the oldest first.
@@ -35,7 +35,7 @@ pub(super) struct Roster {
     changed: bool,
 }
 
-impl Roster {
+impl PodIndex {
     /// A list of all pods begins.
     pub(super) fn begin_list(&mut self) {
         self.listed = Some(HashSet::new());
@@ -205,8 +205,8 @@ mod tests {
         }
     }
 
-    fn names(roster: &mut Roster) -> Vec<(String, String)> {
-        let directory = roster.take_directory().unwrap();
+    fn names(index: &mut PodIndex) -> Vec<(String, String)> {
+        let directory = index.take_directory().unwrap();
         let mut names: Vec<_> = (directory.pods.iter())
             .map(|(uid, pod)| (uid.to_string(), pod.name.clone()))
             .collect();
@@ -221,65 +221,65 @@ mod tests {
     #[test]
     fn a_pod_made_again_under_its_name_is_another_pod() {
         let now = Instant::now();
-        let mut roster = Roster::default();
-        roster.apply(pod(A, "web-0", &[1]));
-        roster.remove(A, now);
-        roster.apply(pod(B, "web-0", &[2]));
-        let directory = roster.take_directory().unwrap();
+        let mut index = PodIndex::default();
+        index.apply(pod(A, "web-0", &[1]));
+        index.remove(A, now);
+        index.apply(pod(B, "web-0", &[2]));
+        let directory = index.take_directory().unwrap();
         assert_eq!(directory.containers[&id(1)].pod, Some(uid(A)));
         assert_eq!(directory.containers[&id(2)].pod, Some(uid(B)));
         // The old one keeps its name for its last samples, not for ever.
         assert!(directory.pods.contains_key(&uid(A)));
-        roster.expire(now + KEEP);
-        assert_eq!(roster.take_directory(), None);
-        roster.expire(now + KEEP + Duration::from_secs(1));
-        assert_eq!(names(&mut roster), [named(B, "web-0")]);
+        index.expire(now + KEEP);
+        assert_eq!(index.take_directory(), None);
+        index.expire(now + KEEP + Duration::from_secs(1));
+        assert_eq!(names(&mut index), [named(B, "web-0")]);
     }
 
     #[test]
     fn a_container_that_was_restarted_stays_known() {
-        let mut roster = Roster::default();
+        let mut index = PodIndex::default();
         for number in 0..100 {
-            roster.apply(pod(A, "web", &[number]));
+            index.apply(pod(A, "web", &[number]));
         }
-        let directory = roster.take_directory().unwrap();
+        let directory = index.take_directory().unwrap();
         assert_eq!(directory.containers.len(), 1 + MAX_FORMER);
         assert!(directory.containers.contains_key(&id(99 - MAX_FORMER)));
-        roster.apply(pod(A, "web", &[99]));
-        assert_eq!(roster.take_directory(), None, "nothing new");
+        index.apply(pod(A, "web", &[99]));
+        assert_eq!(index.take_directory(), None, "nothing new");
     }
 
     #[test]
     fn only_a_complete_list_says_what_is_gone() {
         let now = Instant::now();
-        let mut roster = Roster::default();
-        roster.begin_list();
-        roster.apply(pod(A, "a", &[1]));
-        roster.end_list(now);
-        roster.take_directory();
+        let mut index = PodIndex::default();
+        index.begin_list();
+        index.apply(pod(A, "a", &[1]));
+        index.end_list(now);
+        index.take_directory();
 
-        roster.begin_list();
-        roster.apply(pod(B, "b", &[2]));
+        index.begin_list();
+        index.apply(pod(B, "b", &[2]));
         // It broke, and begins again.
-        roster.begin_list();
-        assert_eq!(names(&mut roster), [named(A, "a"), named(B, "b")]);
-        roster.end_list(now);
-        assert_eq!(roster.departed.len(), 2);
-        assert_eq!(names(&mut roster).len(), 2, "still named");
-        roster.expire(now + 2 * KEEP);
-        assert_eq!(names(&mut roster), []);
+        index.begin_list();
+        assert_eq!(names(&mut index), [named(A, "a"), named(B, "b")]);
+        index.end_list(now);
+        assert_eq!(index.departed.len(), 2);
+        assert_eq!(names(&mut index).len(), 2, "still named");
+        index.expire(now + 2 * KEEP);
+        assert_eq!(names(&mut index), []);
     }
 
     #[test]
     fn deleted_pods_are_bounded() {
         let now = Instant::now();
-        let mut roster = Roster::default();
+        let mut index = PodIndex::default();
         for number in 0..MAX_DEPARTED + 10 {
             let api_uid = format!("{number:08x}-0c3b-4e7d-9f21-6b5c4d3e2f10");
-            roster.apply(pod(&api_uid, "job", &[number]));
-            roster.remove(&api_uid, now);
+            index.apply(pod(&api_uid, "job", &[number]));
+            index.remove(&api_uid, now);
         }
-        let directory = roster.take_directory().unwrap();
+        let directory = index.take_directory().unwrap();
         assert_eq!(directory.pods.len(), MAX_DEPARTED);
         assert_eq!(directory.containers.len(), MAX_DEPARTED);
         assert!(directory.containers.contains_key(&id(MAX_DEPARTED + 9)));
@@ -288,50 +288,50 @@ mod tests {
     #[test]
     fn a_uid_belongs_to_its_own_object_and_to_the_latest_copy() {
         let now = Instant::now();
-        let mut roster = Roster::default();
+        let mut index = PodIndex::default();
         let mirror = |api_uid: &str, of: &str, name: &str| KnownPod {
             uid: uid(of),
             ..pod(api_uid, name, &[])
         };
         // A static pod's copy, deleted and made again.
-        roster.apply(mirror(A, HASH, "apiserver-old"));
-        roster.remove(A, now);
-        roster.apply(mirror(B, HASH, "apiserver"));
-        assert_eq!(names(&mut roster), [named(HASH, "apiserver")]);
+        index.apply(mirror(A, HASH, "apiserver-old"));
+        index.remove(A, now);
+        index.apply(mirror(B, HASH, "apiserver"));
+        assert_eq!(names(&mut index), [named(HASH, "apiserver")]);
         // Someone claims to be the copy of another pod.
         let liar = "cccccccc-0c3b-4e7d-9f21-6b5c4d3e2f10";
-        roster.apply(pod(A, "web", &[1]));
-        roster.apply(mirror(liar, A, "liar"));
-        assert_eq!(names(&mut roster), [named(HASH, "apiserver"), named(A, "web")]);
+        index.apply(pod(A, "web", &[1]));
+        index.apply(mirror(liar, A, "liar"));
+        assert_eq!(names(&mut index), [named(HASH, "apiserver"), named(A, "web")]);
     }
 
     #[test]
     fn owners_controllers_come_later_and_go_with_the_last_pod() {
         let now = Instant::now();
-        let mut roster = Roster::default();
+        let mut index = PodIndex::default();
         let replica_set = Owner {
             kind: OwnerKind::ReplicaSet,
             namespace: "shop".to_owned(),
             name: "web-5d4".to_owned(),
             uid: "rs".to_owned(),
         };
-        roster.apply(KnownPod {
+        index.apply(KnownPod {
             owner: Some(replica_set),
             ..pod(A, "web-5d4-x", &[])
         });
         let controllers =
-            |roster: &mut Roster| roster.take_directory().unwrap().pods[&uid(A)].controllers.clone();
-        assert_eq!(controllers(&mut roster), []);
+            |index: &mut PodIndex| index.take_directory().unwrap().pods[&uid(A)].controllers.clone();
+        assert_eq!(controllers(&mut index), []);
         let web = Controller {
             kind: ControllerKind::Deployment,
             uid: "d".to_owned(),
             name: "web".to_owned(),
         };
-        roster.set_controller("rs".to_owned(), web.clone());
-        assert_eq!(controllers(&mut roster), [web]);
-        roster.remove(A, now);
-        roster.expire(now + 2 * KEEP);
-        assert!(roster.controllers.is_empty());
+        index.set_controller("rs".to_owned(), web.clone());
+        assert_eq!(controllers(&mut index), [web]);
+        index.remove(A, now);
+        index.expire(now + 2 * KEEP);
+        assert!(index.controllers.is_empty());
     }
 
     #[test]
@@ -345,15 +345,15 @@ mod tests {
             pods: HashMap::from([(uid(A), file_pod("file-a")), (uid(B), file_pod("file-b"))]),
             ..Directory::default()
         };
-        let mut roster = Roster::default();
-        roster.set_files(files.clone());
-        assert_eq!(names(&mut roster), [named(A, "file-a"), named(B, "file-b")]);
-        roster.set_files(files);
-        assert_eq!(roster.take_directory(), None);
-        roster.begin_list();
-        roster.apply(pod(A, "a", &[]));
-        assert_eq!(names(&mut roster), [named(A, "a"), named(B, "file-b")]);
-        roster.end_list(Instant::now());
-        assert_eq!(names(&mut roster), [named(A, "a")]);
+        let mut index = PodIndex::default();
+        index.set_files(files.clone());
+        assert_eq!(names(&mut index), [named(A, "file-a"), named(B, "file-b")]);
+        index.set_files(files);
+        assert_eq!(index.take_directory(), None);
+        index.begin_list();
+        index.apply(pod(A, "a", &[]));
+        assert_eq!(names(&mut index), [named(A, "a"), named(B, "file-b")]);
+        index.end_list(Instant::now());
+        assert_eq!(names(&mut index), [named(A, "a")]);
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn json(value: &impl Serialize) -> String {
 
 /// A report without points.
 #[derive(Debug)]
-pub(super) struct Sketch<'a> {
+pub(super) struct ReportWriter<'a> {
     json: Vec<u8>,
     graphs: Vec<Graph<'a>>,
 }
@@ -45,7 +45,7 @@ impl Graph<'_> {
     }
 }
 
-impl<'a> Sketch<'a> {
+impl<'a> ReportWriter<'a> {
     /// One with this as its field `Plugins`.
     pub(super) fn new(plugins: &impl Serialize) -> Self {
         Self {
