@@ -8,18 +8,24 @@ use super::step::{Step, Verdict};
 use crate::compile::static_linking;
 use crate::workspace::Workspace;
 
-/// Its steps. Where the tests are built, that build has had clippy in it; `whole` is with the documentation, for which all
-/// dependencies are compiled once more.
-pub(super) fn steps(workspace: &Workspace, is_built: bool, whole: bool) -> Result<Vec<Step>> {
+/// What needs no other cargo to be done.
+pub(super) fn early(workspace: &Workspace) -> Result<Vec<Step>> {
     let mut steps = formatting(workspace);
+    steps.extend(scripts(workspace)?);
+    Ok(steps)
+}
+
+/// What compiles. Where the tests are built, that build has had clippy in it; `whole` is with the documentation, for which all
+/// dependencies are compiled once more.
+pub(super) fn late(workspace: &Workspace, is_built: bool, whole: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
     if !is_built {
         steps.extend(clippy(workspace));
     }
     if whole {
         steps.push(rustdoc(workspace));
     }
-    steps.extend(scripts(workspace)?);
-    Ok(steps)
+    steps
 }
 
 /// What clippy says is one result.

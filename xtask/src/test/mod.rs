@@ -1,9 +1,9 @@
 //! `cargo xtask test`: every check and test, on every tier, with one summary.
 //!
-//! Tiers are made of steps; a step declares what results it must have. Two lanes run beside each other: in the first, one
-//! at a time, what is tested on this kernel and mostly waits; in the second, guests and what only computes, which leaves
-//! the processor to the first and is joined by its worker when that is done. The agent's tests on this kernel run one at a time since each agent counts all of the
-//! machine.
+//! Tiers are made of steps; a step declares what results it must have. While the tests are built, what needs nothing of that runs.
+//! Then two lanes run beside each other: in the first, one at a time, what is tested on this kernel and mostly waits; in the
+//! second, guests and what only computes, which leaves the processor to the first and is joined by its worker when that is
+//! done. The agent's tests on this kernel run one at a time since each agent counts all of the machine.
 
 mod guests;
 mod lint;
@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Serialize;
 
 use guests::Plan;
@@ -124,40 +124,39 @@ impl Arguments {
         fs::create_dir_all(&results).with_context(|| format!("failed to make {}", results.display()))?;
 
         let progress = Progress::new(begin);
-        let mut built = Built::default();
-        let mut done = Vec::new();
-        if tiers.iter().any(|tier| tier.needs_build()) {
-            progress.say("building all tests");
-            let start = Instant::now();
-            built = compile::tests(workspace)?;
-            let seconds = start.elapsed().as_secs_f64();
-            progress.say(&format!(
-                "built {} test binaries in {seconds:.0} s",
-                built.tests.len()
-            ));
-            done.push(Done {
-                tier: "build".to_owned(),
-                name: "build".to_owned(),
-                seconds,
-                passed: 0,
-                skipped: 0,
-                failures: Vec::new(),
-            });
-            if tiers.contains(&Tier::Lint) {
-                let verdict = lint::of_build(&built.warnings);
-                done.push(report(Tier::Lint, verdict.step.clone(), verdict, &progress));
-            }
-        }
+        let turn = turn(workspace);
+        let unbuilt = Built::default();
         let make = Tiers {
             workspace,
-            built: &built,
+            built: &unbuilt,
             depth,
             kernels: &self.kernels,
             results: &results,
         };
-        let turn = turn(workspace);
-        let lanes = lanes(&make, &tiers, turn)?;
-        done.extend(work(lanes, self.jobs.max(1), workspace, &results, &progress)?);
+        let early = early(&make, &tiers)?;
+        progress.expect(early.len());
+        let done = thread::scope(|scope| {
+            let (results, progress) = (&results, &progress);
+            let early = scope.spawn(move || {
+                let done = early.into_iter();
+                done.flat_map(|work| do_work(work, workspace, results, progress, BESIDE))
+                    .collect::<Vec<Done>>()
+            });
+            let mut done = Vec::new();
+            let built = build(workspace, &tiers, progress, &mut done)?;
+            let make = Tiers {
+                built: &built,
+                ..make
+            };
+            let lanes = lanes(&make, &tiers, turn)?;
+            done.extend(work(lanes, self.jobs.max(1), workspace, results, progress)?);
+            done.extend(
+                early
+                    .join()
+                    .map_err(|_panic| anyhow!("a worker panicked, see above"))?,
+            );
+            Ok::<_, anyhow::Error>(done)
+        })?;
         let failed = summarize(
             &done,
             begin,
@@ -172,19 +171,67 @@ impl Arguments {
     }
 }
 
-fn lanes<'a>(make: &'a Tiers<'a>, tiers: &[Tier], turn: usize) -> Result<Lanes<'a>> {
-    let mut lanes = Lanes::default();
-    let ready = |tier, step: Step| Work {
+/// What needs nothing that is built here, and runs while that is built: at its end that leaves a processor idle.
+fn early<'a>(make: &Tiers<'a>, tiers: &[Tier]) -> Result<Vec<Work<'a>>> {
+    let mut early = Vec::new();
+    if tiers.contains(&Tier::Lint) {
+        let steps = lint::early(make.workspace)?;
+        early.extend(steps.into_iter().map(|step| ready(Tier::Lint, step)));
+    }
+    if tiers.contains(&Tier::Fuzz) {
+        early.push(ready(Tier::Fuzz, make.fuzz()?));
+    }
+    Ok(early)
+}
+
+/// Builds all tests, if one of these tiers needs them.
+fn build(workspace: &Workspace, tiers: &[Tier], progress: &Progress, done: &mut Vec<Done>) -> Result<Built> {
+    if !needs_build(tiers) {
+        return Ok(Built::default());
+    }
+    progress.say("building all tests");
+    let start = Instant::now();
+    let built = compile::tests(workspace)?;
+    let seconds = start.elapsed().as_secs_f64();
+    progress.say(&format!(
+        "built {} test binaries in {seconds:.0} s",
+        built.tests.len()
+    ));
+    done.push(Done {
+        tier: "build".to_owned(),
+        name: "build".to_owned(),
+        seconds,
+        passed: 0,
+        skipped: 0,
+        failures: Vec::new(),
+    });
+    if tiers.contains(&Tier::Lint) {
+        let verdict = lint::of_build(&built.warnings);
+        done.push(report(Tier::Lint, verdict.step.clone(), verdict, progress));
+    }
+    Ok(built)
+}
+
+fn needs_build(tiers: &[Tier]) -> bool {
+    tiers.iter().any(|tier| tier.needs_build())
+}
+
+fn ready<'a>(tier: Tier, step: Step) -> Work<'a> {
+    Work {
         tier,
         name: step.name.clone(),
         expected: step.expected.len(),
         task: Task::Step(Box::new(|| Ok(step))),
-    };
-    let is_built = tiers.iter().any(|tier| tier.needs_build());
+    }
+}
+
+fn lanes<'a>(make: &'a Tiers<'a>, tiers: &[Tier], turn: usize) -> Result<Lanes<'a>> {
+    let mut lanes = Lanes::default();
+    let is_built = needs_build(tiers);
     for tier in Tier::ALL.into_iter().filter(|tier| tiers.contains(tier)) {
         match tier {
             Tier::Lint => lanes.beside.extend(
-                lint::steps(make.workspace, is_built, !is_built || make.depth == Depth::Whole)?
+                lint::late(make.workspace, is_built, !is_built || make.depth == Depth::Whole)
                     .into_iter()
                     .map(|step| ready(tier, step)),
             ),
@@ -195,7 +242,7 @@ fn lanes<'a>(make: &'a Tiers<'a>, tiers: &[Tier], turn: usize) -> Result<Lanes<'
                     .beside
                     .extend(beside.into_iter().map(|step| ready(tier, step)));
             }
-            Tier::Fuzz => lanes.beside.push_back(ready(tier, make.fuzz()?)),
+            Tier::Fuzz => {}
             // All that it says is encrypted, or no HTTP/1: no agent counts it.
             Tier::Cluster => lanes.beside.push_back(ready(tier, make.cluster()?)),
             // It makes its images when it is its turn.
@@ -386,7 +433,7 @@ fn left_out(
         left.push(format!("guests with other kernels than {}", kernels.join(", ")));
     }
     if depth == Depth::Short {
-        if tiers.contains(&Tier::Lint) && tiers.iter().any(|tier| tier.needs_build()) {
+        if tiers.contains(&Tier::Lint) && needs_build(tiers) {
             left.push("links in the documentation of the code (rustdoc)".to_owned());
         }
         if tiers.contains(&Tier::Guests) {
