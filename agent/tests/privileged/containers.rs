@@ -1,6 +1,6 @@
 //! Whose requests these are: real servers in real containers and cgroups. Root, and runc (.ci/setup test).
 //!
-//! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test containers` in a guest
+//! On the host, whichever cgroup layout it has, and with `VM_KERNELS=6.12 cargo test --test privileged -- containers::` in a guest
 //! with cgroup v2 only. The names come from an API server as in tests/it/pods.rs.
 
 use std::collections::BTreeMap;

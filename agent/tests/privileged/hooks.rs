@@ -1,7 +1,7 @@
 //! The agent against a real nginx, once for each hook: what it has counted must be what nginx has logged.
 //!
 //! On the host (root, and a kernel with BTF) with the `tracepoint` hook, which any such kernel has. With
-//! `VM_KERNELS="5.10 7" cargo test --test hooks` with all three, in a guest for each kernel (`cargo xtask vm`).
+//! `VM_KERNELS="5.10 7" cargo test --test privileged -- hooks::` with all three, in a guest for each kernel (`cargo xtask vm`).
 //! `TEST_HOOKS="fentry kprobe"` names others.
 
 use std::collections::BTreeSet;
