@@ -21,11 +21,10 @@ pub use window::{WINDOW, Window};
 
 use crate::abi::Loss;
 use direction::{RECEIVED, SENT};
-use h1::step;
 
-/// Pieces of work that [`advance`] does at most: several times what a call takes that has one message.
+/// Times that [`advance`] calls [`step`] at most: several times what a call takes that has one message.
 ///
-/// The eBPF verifier walks through every one of them and must not pass one million instructions.
+/// On Linux before 5.13 the eBPF verifier walks through every one of them and must not pass one million instructions.
 pub const STEPS: u32 = 64;
 
 /// Codes that one [`advance`] reports at most: a request takes two steps at least; a response three, the last one of them cut
@@ -50,6 +49,11 @@ pub trait Source {
     fn fill(&mut self, window: &mut Window) -> Result<(), Loss>;
     /// Something was found.
     fn found(&mut self, event: Event);
+    /// Calls [`step`]. The eBPF programs do so by way of a function that the verifier checks on its own.
+    #[inline(always)]
+    fn step(&mut self, direction: Direction, connection: &mut Connection, window: &mut Window) -> bool {
+        step(direction, connection, window, self)
+    }
 }
 
 /// Takes the connection over the bytes of one call, after [`Connection::begin_call`] with a window that is clear. True
@@ -63,10 +67,12 @@ pub fn advance<S: Source>(
     window: &mut Window,
     source: &mut S,
 ) -> bool {
-    match direction {
-        Direction::Received => advance_in::<RECEIVED, S>(connection, window, source),
-        Direction::Sent => advance_in::<SENT, S>(connection, window, source),
+    for _ in 0..STEPS {
+        if !source.step(direction, connection, window) {
+            return true;
+        }
     }
+    window.left() == 0 && source.left() == 0
 }
 
 /// Takes the connection over `count` bytes that cannot be looked at, because of `cause`. Harmless inside a body.
@@ -79,47 +85,61 @@ pub fn advance_unseen(connection: &mut Connection, direction: Direction, count: 
     }
 }
 
+/// Does one bounded piece of work: copies bytes into the window, moves over some, or looks at some. False if the call's
+/// last byte is behind the connection.
 #[inline(always)]
-fn advance_in<const DIRECTION: bool, S: Source>(
+#[must_use]
+pub fn step<S: Source + ?Sized>(
+    direction: Direction,
     connection: &mut Connection,
     window: &mut Window,
     source: &mut S,
 ) -> bool {
-    for _ in 0..STEPS {
-        if window.left() == 0 {
-            let left = source.left();
-            if left == 0 {
-                return true;
-            }
-            let mut result = source.seek();
-            if result.is_ok() {
-                let stream = connection.stream::<DIRECTION>();
-                let skippable = stream.skippable();
-                if skippable > 0 {
-                    let skipped = source.skip(skippable);
-                    stream.skip(skipped);
-                    continue;
-                }
-                stream.restore_lookback(window);
-                result = source.fill(window);
-            }
-            if let Err(cause) = result {
-                let event = connection.unseen::<DIRECTION>(left, cause);
-                if !event.is_none() {
-                    source.found(event);
-                }
-                return true;
-            }
-            if window.left() == 0 {
-                continue;
-            }
+    match direction {
+        Direction::Received => step_in::<RECEIVED, S>(connection, window, source),
+        Direction::Sent => step_in::<SENT, S>(connection, window, source),
+    }
+}
+
+#[inline(always)]
+fn step_in<const DIRECTION: bool, S: Source + ?Sized>(
+    connection: &mut Connection,
+    window: &mut Window,
+    source: &mut S,
+) -> bool {
+    if window.left() == 0 {
+        let left = source.left();
+        if left == 0 {
+            return false;
         }
-        let event = step::<DIRECTION>(connection, window);
-        if !event.is_none() {
-            source.found(event);
+        let mut result = source.seek();
+        if result.is_ok() {
+            let stream = connection.stream::<DIRECTION>();
+            let skippable = stream.skippable();
+            if skippable > 0 {
+                let skipped = source.skip(skippable);
+                stream.skip(skipped);
+                return true;
+            }
+            stream.restore_lookback(window);
+            result = source.fill(window);
+        }
+        if let Err(cause) = result {
+            let event = connection.unseen::<DIRECTION>(left, cause);
+            if !event.is_none() {
+                source.found(event);
+            }
+            return false;
+        }
+        if window.left() == 0 {
+            return true;
         }
     }
-    window.left() == 0 && source.left() == 0
+    let event = h1::step::<DIRECTION>(connection, window);
+    if !event.is_none() {
+        source.found(event);
+    }
+    true
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use agent_ebpf::{
     abi::{Loss, REQUESTS},
-    http::{Event, FOUND, Source, WINDOW, Window},
+    http::{Connection, Direction, Event, FOUND, Source, WINDOW, Window},
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use super::{
     counters::lose,
     memory::{kernel, user},
+    steps,
 };
 
 /// The bytes of a call in the calling task's memory.
@@ -103,6 +104,11 @@ impl Source for Bytes {
         window.filled(count as u32);
         self.take(count);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn step(&mut self, direction: Direction, connection: &mut Connection, window: &mut Window) -> bool {
+        steps::checked_once(direction, connection, window, self)
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ const MAGIC: u16 = 0xeb9f;
 /// Kinds of type, as far as they are told apart (include/uapi/linux/btf.h).
 mod kind {
     pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
     pub(super) const ARRAY: u32 = 3;
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
@@ -132,6 +133,26 @@ impl Btf {
             .map(|index| self.name_at(prototype.rest + index * 8))
             .map(|name| Some(String::from_utf8_lossy(name?).into_owned()))
             .collect()
+    }
+
+    /// Where the word with the linkage stands, in bytes from the blob's beginning, of each function that is global
+    /// (`BTF_FUNC_GLOBAL`) and takes a pointer.
+    pub(super) fn global_functions_with_pointers(&self) -> Vec<usize> {
+        const GLOBAL: u32 = 1;
+        let takes_pointer = |function: Type| {
+            let prototype = self.by_id(function.operand)?;
+            let mut parameters = (0..prototype.len as usize).map(|index| prototype.rest + index * 8 + 4);
+            Some(parameters.any(|at| {
+                let parameter = self.word(at).and_then(|id| self.resolve(id));
+                parameter.is_some_and(|it| it.kind == kind::PTR)
+            }))
+        };
+        let found = |at: &u32| {
+            let function = self.type_at(*at as usize)?;
+            let is_wanted = function.kind == kind::FUNC && function.len == GLOBAL && takes_pointer(function)?;
+            is_wanted.then_some(*at as usize + 4)
+        };
+        self.types[1..].iter().filter_map(found).collect()
     }
 
     /// True if the kernel has that tracepoint: each has a type definition for its callbacks.

@@ -17,7 +17,7 @@ use super::{
     counters::Counters,
     error::{AttachError, Error, reason},
     inodes, kernel,
-    object::OBJECT,
+    object::{self, OBJECT},
     programs::{Attach, Features, ProgramSpec, Role, optional_functions, programs_of},
     return_probes::ReturnProbes,
     settings::{Settings, is_preemptible, settings, syscalls},
@@ -27,6 +27,7 @@ use super::{
 pub(super) struct Loader {
     sizes: MapSizes,
     settings: Settings,
+    version: Option<(u32, u32)>,
     has_sock_length_tracepoints: bool,
     is_preemptible: bool,
     /// Since Linux 7.0 a tracepoint's callbacks run with preemption enabled. 6.19 is taken to do so too: its distributions
@@ -60,12 +61,14 @@ impl Loader {
         if !kernel::may_load_programs() {
             return Err(Error::NotPermitted);
         }
+        let version = kernel::version(&kernel::kernel_release());
         Ok(Self {
             sizes,
             settings: settings(&btf)?,
+            version,
             has_sock_length_tracepoints: btf.has_tracepoint("sock_send_length"),
             is_preemptible: is_preemptible(),
-            has_preemptible_tracepoints: kernel::version(&kernel::kernel_release()) >= Some((6, 19)),
+            has_preemptible_tracepoints: version >= Some((6, 19)),
             functions: optional_functions()
                 .filter(|name| btf.parameters(name).is_some())
                 .collect(),
@@ -155,7 +158,7 @@ impl Loader {
         } else {
             loader.map_max_entries(maps::WORK, READERS * entrances::COUNT);
         }
-        Ok(loader.load(OBJECT)?)
+        Ok(loader.load(&object::for_kernel(self.version))?)
     }
 
     /// Whether a hook's programs need entrances: where they may be interrupted, and so left out for another task.

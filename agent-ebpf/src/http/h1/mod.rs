@@ -60,11 +60,8 @@ impl Stream {
     }
 }
 
-/// Does one piece of work on the bytes ahead in `window`, of which there must be at least one.
-///
-/// Not inlined: the eBPF verifier then forgets, from one step to the next, what it knew about the state, and so
-/// walks through this code once per step instead of once per step and history.
-#[inline(never)]
+/// Looks at the bytes ahead in `window`, of which there must be at least one, and moves on.
+#[inline(always)]
 pub(super) fn step<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window) -> Event {
     // Both are dealt with once, here, not wherever they are found: the verifier pays for every copy of the code.
     match look::<DIRECTION>(connection, window) {
