@@ -9,6 +9,9 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// Array indexed by [`super::Loss`] of `u64`: what could not be counted, by cause.
     pub const LOSSES: &str = "LOSSES";
+    /// Hash map of [`super::CounterKey`] to `u64`: the same by process, as far as there is room and a process is known to have
+    /// lost it.
+    pub const LOST: &str = "LOST";
     /// LRU hash map of `struct sock *` to [`crate::http::Connection`].
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
@@ -43,6 +46,9 @@ pub const CODE_MAX: u16 = 599;
 /// by `sendfile(2)`: there was a response, its code is unknown.
 pub const CODE_UNKNOWN: u16 = 999;
 
+/// Values of [`CounterKey::code`] from this one on count what was lost: it and a [`Loss`].
+pub const LOST: u16 = 1000;
+
 /// Marks the id of a cgroup of v1: both kinds of hierarchies number their cgroups from 1 on. The kernel's own ids are far
 /// from having this bit.
 pub const CGROUP_V1: u64 = 1 << 63;
@@ -63,7 +69,7 @@ pub struct CounterKey {
     pub start_time: u64,
     /// Process id (thread group id) in the agent's own PID namespace.
     pub pid: u32,
-    /// [`REQUESTS`], or a status code from [`CODE_MIN`] to [`CODE_MAX`], or [`CODE_UNKNOWN`].
+    /// [`REQUESTS`], or a status code from [`CODE_MIN`] to [`CODE_MAX`], or [`CODE_UNKNOWN`]; in [`maps::LOST`] a [`LOST`].
     pub code: u16,
     /// Always 0; keeps the key free of padding.
     pub reserved: u16,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bpf::{Hook, Loss, Losses};
 use crate::config::HostId;
 use crate::stats::{Event, Ledger, Owner, Series, Subject, Window};
-use crate::totals::{Counts, PlaceTotals};
+use crate::totals::{Counts, PlaceTotals, UNKNOWN};
 use crate::workload::{Directory, Place};
 
 /// How much of the past it has.
@@ -140,16 +140,18 @@ impl Overview {
                 ..Activity::default()
             };
             for (event, series) in parts.unwrap_or_default() {
-                match Counts::code(event) {
-                    None => {
+                let code = match event {
+                    Event::Request => {
                         let rates = window.rates_of_sum(&series, ticks);
                         activity.request_rates = rates.map(hundredths).collect();
+                        continue;
                     }
-                    Some(code) => {
-                        let rate = window.rates_of_sum(&series, 1).next().unwrap_or(0.0);
-                        activity.response_rates.insert(code, hundredths(rate));
-                    }
-                }
+                    Event::Response(code) => code.to_string(),
+                    Event::UnknownResponse => UNKNOWN.to_owned(),
+                    Event::Lost(_) => continue,
+                };
+                let rate = window.rates_of_sum(&series, 1).next().unwrap_or(0.0);
+                activity.response_rates.insert(code, hundredths(rate));
             }
             activity
         };

@@ -10,15 +10,18 @@ use crate::host::HostIdentity;
 use crate::stats::{Event, Ledger};
 use crate::workload::{Directory, Place, PodUid};
 
+/// In place of a status code that could not be read.
+pub const UNKNOWN: &str = "unknown";
+
 /// Everything that was counted, and what could not be.
 ///
 /// ```json
 /// {"hook":"tracepoint",
 ///  "host":{"id":"node-1","source":"SCOPE_HOSTNAME of Scope's probe","probes":[{"id":"99f6914cc717fa5","pid":7,"host_id":"node-1"}]},
-///  "processes":[{"pid":1,"command":"nginx","cgroup":"/","requests":2,"responses":{"200":1,"404":1}}],
+///  "processes":[{"pid":1,"command":"nginx","cgroup":"/","requests":2,"responses":{"200":1,"404":1},"losses":{"gave_up":1}}],
 ///  "exited":[{"cgroup":"/system.slice/cgi.service","requests":1,"responses":{"200":1}}],
 ///  "unlabelled":0,
-///  "losses":{"counters_full":0}}
+///  "losses":{"counters_full":0,"gave_up":1}}
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -33,7 +36,7 @@ pub struct Totals {
     /// Requests of these that lack a pod's name ([`Directory::lacks_label`]) as things are known now.
     #[serde(default)]
     pub unlabelled: u64,
-    /// What could not be counted, by cause ([`Loss::name`]).
+    /// What could not be counted, by cause ([`Loss::name`]): all of it, also what is no process's.
     pub losses: BTreeMap<String, u64>,
 }
 
@@ -126,35 +129,32 @@ impl PlaceTotals {
     }
 }
 
-/// Requests received and responses sent.
+/// Requests received, responses sent, and what could not be counted of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Requests received.
     pub requests: u64,
     /// Responses sent, by status code; `unknown` where the code could not be read.
     pub responses: BTreeMap<String, u64>,
-}
-
-impl Counts {
-    /// Under which code a response is counted; `None` for requests.
-    #[must_use]
-    pub fn code(event: Event) -> Option<String> {
-        match event {
-            Event::Request => None,
-            Event::Response(code) => Some(code.to_string()),
-            Event::UnknownResponse => Some("unknown".to_owned()),
-        }
-    }
+    /// What could not be counted, by cause ([`Loss::name`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub losses: BTreeMap<String, u64>,
 }
 
 impl FromIterator<(Event, u64)> for Counts {
     fn from_iter<I: IntoIterator<Item = (Event, u64)>>(events: I) -> Self {
         let mut counts = Self::default();
         for (event, count) in events {
-            match Self::code(event) {
-                None => counts.requests += count,
-                Some(code) => *counts.responses.entry(code).or_default() += count,
-            }
+            let (map, key) = match event {
+                Event::Request => {
+                    counts.requests += count;
+                    continue;
+                }
+                Event::Response(code) => (&mut counts.responses, code.to_string()),
+                Event::UnknownResponse => (&mut counts.responses, UNKNOWN.to_owned()),
+                Event::Lost(loss) => (&mut counts.losses, loss.name().to_owned()),
+            };
+            *map.entry(key).or_default() += count;
         }
         counts
     }

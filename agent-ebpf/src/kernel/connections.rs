@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    counters::{add, lose},
+    counters::{add, lose, lose_of_nobody},
     layout::setting,
     memory::{Helper, field},
     transport::socket::{
@@ -163,8 +163,9 @@ pub fn close_tcp(sock: u64) {
             if unseen > 1 && is_shut_down(sock, Direction::Sent) {
                 let cause = Loss::UnreadablePages;
                 let event = advance_unseen(connection, Direction::Sent, u64::from(unseen - 1), cause);
+                // The last segment comes in whatever task is interrupted.
                 if let Some(cause) = event.loss_index() {
-                    lose(cause);
+                    lose_of_nobody(cause);
                 }
             }
         }

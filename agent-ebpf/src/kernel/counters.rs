@@ -1,7 +1,7 @@
 //! The counters and losses, which is all that user space reads.
 
 use agent_ebpf::{
-    abi::{CounterKey, Loss},
+    abi::{self, CounterKey, Loss},
     http::Event,
 };
 use aya_ebpf::{
@@ -19,6 +19,10 @@ static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(16384, 0);
 #[map]
 static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
 
+/// The losses that are some process's. A map of its own, so that losses take no room of what can be counted.
+#[map]
+static LOST: HashMap<CounterKey, u64> = HashMap::with_max_entries(4096, 0);
+
 /// Adds one to the current process's counter for `code`. Returns 0.
 ///
 /// Global in the verifier's sense: it walks through this once for each program, and not again for each way to a call. A
@@ -26,22 +30,30 @@ static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn count(code: u16) -> u32 {
-    add_one(code);
+    match counter_of_current(code) {
+        None => lose_of_nobody(Loss::ForeignProcess as u32),
+        Some(key) if !add_one(&COUNTERS, &key) => lose(Loss::CountersFull as u32),
+        Some(_) => {}
+    }
     0
 }
 
+/// Adds one to what the current process has lost because of `cause`, a [`Loss`] as an index. Returns 0. Global as [`count`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn blame(cause: u16) -> u32 {
+    if let Some(key) = counter_of_current(abi::LOST.wrapping_add(cause)) {
+        // Where there is no room the sum has it all the same.
+        let _is_full = add_one(&LOST, &key);
+    }
+    0
+}
+
+/// Adds one to a counter; false if it is not there and there is no room for it.
 #[inline(always)]
-fn add_one(code: u16) {
-    let Some(key) = counter_of_current(code) else {
-        return lose(Loss::ForeignProcess as u32);
-    };
-    if increment(&key) {
-        return;
-    }
+fn add_one(map: &HashMap<CounterKey, u64>, key: &CounterKey) -> bool {
     // Two CPUs may get here for the same key: the second finds it taken and increments after all.
-    if COUNTERS.insert(&key, &1, u64::from(BPF_NOEXIST)).is_err() && !increment(&key) {
-        lose(Loss::CountersFull as u32);
-    }
+    increment(map, key) || map.insert(key, &1, u64::from(BPF_NOEXIST)).is_ok() || increment(map, key)
 }
 
 /// Counts what an event tells.
@@ -56,17 +68,24 @@ pub fn found(event: Event) {
 }
 
 #[inline(always)]
-fn increment(key: &CounterKey) -> bool {
-    let Some(counter) = COUNTERS.get_ptr_mut(key) else {
+fn increment(map: &HashMap<CounterKey, u64>, key: &CounterKey) -> bool {
+    let Some(counter) = map.get_ptr_mut(key) else {
         return false;
     };
     add(counter, 1);
     true
 }
 
-/// Counts a loss; `cause` is a [`Loss`] as an index.
+/// Counts a loss of the current process; `cause` is a [`Loss`] as an index.
 #[inline(always)]
 pub fn lose(cause: u32) {
+    lose_of_nobody(cause);
+    blame(cause as u16);
+}
+
+/// Counts a loss where the current process is not the one that has lost something.
+#[inline(always)]
+pub fn lose_of_nobody(cause: u32) {
     if let Some(losses) = LOSSES.get_ptr_mut(cause) {
         add(losses, 1);
     }

@@ -205,6 +205,7 @@ fn line(what: &str, pid: &str, cells: impl Iterator<Item = String>) -> String {
 /// Prints the exact totals side by side, and whether they agree.
 fn compare(totals: &Totals, nginx: &Nginx, workers: &BTreeSet<u32>, requests: u64) -> Result<bool> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    let mut lost: BTreeMap<&str, u64> = BTreeMap::new();
     let mut received = 0;
     for process in totals
         .processes
@@ -214,6 +215,9 @@ fn compare(totals: &Totals, nginx: &Nginx, workers: &BTreeSet<u32>, requests: u6
         received += process.counts.requests;
         for (code, count) in &process.counts.responses {
             *counted.entry(code.clone()).or_default() += count;
+        }
+        for (cause, count) in &process.counts.losses {
+            *lost.entry(cause).or_default() += count;
         }
     }
     let logged: BTreeMap<String, u64> = nginx
@@ -250,8 +254,8 @@ fn compare(totals: &Totals, nginx: &Nginx, workers: &BTreeSet<u32>, requests: u6
             if same { "yes" } else { "NO" }
         );
     }
-    for (cause, count) in totals.losses.iter().filter(|(_, count)| **count > 0) {
-        println!("not counted: {cause} {count}");
+    for (cause, count) in lost {
+        println!("not counted of nginx: {cause} {count}");
     }
     let verdict = if agree { "agree exactly" } else { "DO NOT agree" };
     println!("\nThe agent's totals and nginx's log {verdict}.");

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use agent_ebpf::abi::{CounterKey, Loss, maps};
+use agent_ebpf::abi::{CounterKey, LOST, Loss, maps};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError},
@@ -29,6 +29,7 @@ unsafe impl aya::Pod for Key {}
 pub struct Counters {
     hook: Hook,
     map: Map,
+    lost: Map,
     losses: Array<MapData, u64>,
     first_inode: Array<MapData, u32>,
     programs: Vec<Program>,
@@ -46,8 +47,9 @@ impl Counters {
     /// Takes the maps of loaded programs.
     pub(super) fn take(ebpf: &mut Ebpf, hook: Hook, programs: &[ProgramSpec]) -> Result<Self, Error> {
         let mut take = |map| ebpf.take_map(map).ok_or_else(|| Error::missing(map));
-        let (counters, losses, first_inode) = (
+        let (counters, lost, losses, first_inode) = (
             take(maps::COUNTERS)?,
+            take(maps::LOST)?,
             take(maps::LOSSES)?,
             take(maps::FIRST_INODE)?,
         );
@@ -63,6 +65,7 @@ impl Counters {
             hook,
             programs: programs.collect(),
             map: counters,
+            lost,
             losses: typed(maps::LOSSES, losses)?,
             first_inode: typed(maps::FIRST_INODE, first_inode)?,
         })
@@ -74,19 +77,21 @@ impl Counters {
         self.hook
     }
 
-    /// Reads all counters: how often each thing happened since the programs were attached.
+    /// Reads all counters: how often each thing happened since the programs were attached, and was lost, as far as some process
+    /// has lost it.
     ///
     /// # Errors
-    /// When the kernel refuses to read the map.
+    /// When the kernel refuses to read a map.
     pub fn read(&self) -> Result<Vec<Counter>, Error> {
-        let Map::HashMap(map) = &self.map else {
-            return Err(Error::missing(maps::COUNTERS));
-        };
+        let mut counters = Vec::new();
         let _uninterrupted = self.uninterrupted();
-        read_all(map.fd().as_fd()).map_err(|source| Error::Read {
-            map: maps::COUNTERS,
-            source,
-        })
+        for (name, map) in [(maps::COUNTERS, &self.map), (maps::LOST, &self.lost)] {
+            let Map::HashMap(map) = map else {
+                return Err(Error::missing(name));
+            };
+            read_all(map.fd().as_fd(), &mut counters).map_err(|source| Error::Read { map: name, source })?;
+        }
+        Ok(counters)
     }
 
     /// Deletes counters. A process that counts again later starts at zero.
@@ -94,18 +99,10 @@ impl Counters {
     /// # Errors
     /// When the kernel refuses; a counter that is not there is no error.
     pub fn forget(&mut self, keys: &[CounterKey]) -> Result<(), Error> {
-        let unreadable = |error| Error::unreadable(maps::COUNTERS, error);
         let _uninterrupted = self.uninterrupted();
-        let mut map: HashMap<_, Key, u64> = HashMap::try_from(&mut self.map).map_err(unreadable)?;
-        for key in keys {
-            match map.remove(&Key(*key)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                }
-                Err(error) => return Err(unreadable(error)),
-            }
-        }
-        Ok(())
+        let (lost, counted): (Vec<_>, Vec<_>) = keys.iter().copied().partition(|key| key.code >= LOST);
+        delete(maps::COUNTERS, &mut self.map, counted)?;
+        delete(maps::LOST, &mut self.lost, lost)
     }
 
     /// Reads how much was not counted, by cause, since the programs were attached.
@@ -178,6 +175,19 @@ impl fmt::Debug for Counters {
     }
 }
 
+fn delete(name: &'static str, map: &mut Map, keys: Vec<CounterKey>) -> Result<(), Error> {
+    let unreadable = |error| Error::unreadable(name, error);
+    let mut map: HashMap<_, Key, u64> = HashMap::try_from(map).map_err(unreadable)?;
+    for key in keys {
+        match map.remove(&Key(key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+    Ok(())
+}
+
 /// A map as what it is.
 fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, Error> {
     T::try_from(map).map_err(|error| Error::unreadable(name, error))
@@ -202,8 +212,8 @@ struct BatchAttributes {
     flags: u64,
 }
 
-/// Reads every counter of the map.
-fn read_all(map: BorrowedFd<'_>) -> io::Result<Vec<Counter>> {
+/// Reads every counter of the map, in addition to those that were read.
+fn read_all(map: BorrowedFd<'_>, counters: &mut Vec<Counter>) -> io::Result<()> {
     let empty = CounterKey {
         cgroup: 0,
         start_time: 0,
@@ -213,7 +223,6 @@ fn read_all(map: BorrowedFd<'_>) -> io::Result<Vec<Counter>> {
     };
     let mut keys = vec![empty; BATCH];
     let mut values = vec![0_u64; BATCH];
-    let mut counters = Vec::new();
     let (mut position, mut next) = (0_u64, 0_u64);
     let mut first = true;
     loop {
@@ -255,7 +264,7 @@ fn read_all(map: BorrowedFd<'_>) -> io::Result<Vec<Counter>> {
             value: *value,
         }));
         if ended {
-            return Ok(counters);
+            return Ok(());
         }
         position = next;
         first = false;

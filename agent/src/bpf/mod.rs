@@ -29,7 +29,7 @@ pub use loader::verify;
 pub use preflight::{Check, CheckState, Preflight, preflight};
 pub use statistics::{ProgramStatistics, measure_run_times};
 
-pub use agent_ebpf::abi::{CODE_MAX, CODE_MIN, CODE_UNKNOWN, CounterKey, Loss, REQUESTS};
+pub use agent_ebpf::abi::{CODE_MAX, CODE_MIN, CODE_UNKNOWN, CounterKey, LOST, Loss, REQUESTS};
 
 /// How the programs are attached to the kernel. All hooks share one engine and count alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,7 @@
 //! Totals as a table.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use super::table::{Align, Table};
 use crate::totals::{Counts, Totals};
@@ -64,11 +65,25 @@ pub(super) fn table(totals: &Totals) -> String {
         );
     }
 
-    let lost = not_counted(losses);
-    format!(
-        "{}\nhook: {hook}\nrequests without a label: {unlabelled}\nnot counted: {lost}\n",
-        table.render()
-    )
+    let mut text = format!(
+        "{}\nhook: {hook}\nrequests without a label: {unlabelled}\nnot counted: {}\n",
+        table.render(),
+        not_counted(losses)
+    );
+    for process in processes
+        .iter()
+        .filter(|process| !process.counts.losses.is_empty())
+    {
+        let command = process.command.as_deref().unwrap_or("?");
+        let lost = not_counted(&process.counts.losses);
+        let _ = writeln!(text, "  of {command} (pid {}): {lost}", process.pid);
+    }
+    for cgroup in exited.iter().filter(|cgroup| !cgroup.counts.losses.is_empty()) {
+        let path = cgroup.place.cgroup.as_deref().unwrap_or("?");
+        let lost = not_counted(&cgroup.counts.losses);
+        let _ = writeln!(text, "  of exited processes in {path}: {lost}");
+    }
+    text
 }
 
 /// Losses in words.
@@ -93,7 +108,7 @@ mod tests {
     fn every_code_has_a_column_and_losses_are_told() {
         let totals: Totals = serde_json::from_str(
             r#"{"hook":"kprobe","host":{"id":"h","source":"as configured","probes":[]},
-                "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3}}],
+                "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3},"losses":{"gave_up":1}}],
                 "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
                 "unlabelled":1,"losses":{"out_of_sync":0,"gave_up":2}}"#,
         )
@@ -106,6 +121,7 @@ PID  COMMAND   CGROUP  REQUESTS  200  404
 hook: kprobe
 requests without a label: 1
 not counted: gave_up 2
+  of nginx (pid 12): gave_up 1
 ";
         assert_eq!(table(&totals), expected);
     }

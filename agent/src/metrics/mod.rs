@@ -116,7 +116,7 @@ impl Metrics {
             "Requests to pods whose name was not known, or to processes of which it is not known where they were",
             self.unlabelled.clone(),
         );
-        self.workloads.register_overflow(own);
+        self.workloads.register_lost(own);
         own.register(
             "series",
             "Counters of requests and responses that there are",
@@ -362,6 +362,44 @@ mod tests {
         assert_eq!(value(&metrics, &of("store")), Some(5));
         requests(&mut metrics, &mut ledger, 10, &place, &directory, &everything);
         assert_eq!(value(&metrics, &of("store")), Some(6));
+    }
+
+    #[test]
+    fn a_workload_has_its_losses() {
+        let mut metrics = Metrics::new(Hook::Kprobe, MAX_SERIES);
+        let mut ledger = Ledger::default();
+        let owner = Owner {
+            pid: 7,
+            start_time: 1,
+            cgroup: 1,
+        };
+        let counter = Counter {
+            key: owner.key(Event::Lost(Loss::OutOfSync)),
+            value: 3,
+        };
+        ledger.read(&[counter], |_| Identity {
+            gone: false,
+            command: Some("nginx".to_owned()),
+            place: Place::default(),
+        });
+        metrics.take(&Tick {
+            now: Instant::now(),
+            deltas: &ledger.take_deltas(),
+            ledger: &ledger,
+            directory: &Directory::default(),
+            filter: &Filter::default(),
+            losses: &Losses::default(),
+        });
+        let name = "scope_http_statistics_workload_losses_total";
+        assert_eq!(value(&metrics, name), Some(3));
+        let text = metrics.text().unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        assert!(
+            line.contains("process_executable_name=\"nginx\"") && line.contains("cause=\"out_of_sync\""),
+            "{line}"
+        );
+        // Responses are no losses.
+        assert!(!text.contains("http_server_responses_total{"), "{text}");
     }
 
     #[test]

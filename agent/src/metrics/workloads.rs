@@ -11,8 +11,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::bpf::Loss;
 use crate::stats::Event;
-use crate::totals::Counts;
+use crate::totals::UNKNOWN;
 use crate::workload::{Directory, Place};
 
 /// Most counters of workloads, those of [`Workload::other`] not among them: some 300 bytes each, here and in a scrape.
@@ -75,10 +76,27 @@ struct Responses {
 }
 
 impl Responses {
-    fn new(workload: &Workload, http_response_status_code: String) -> Self {
+    fn new(workload: &Workload, code: Option<u16>) -> Self {
         Self {
             workload: workload.clone(),
-            http_response_status_code,
+            http_response_status_code: code.map_or(UNKNOWN.to_owned(), |code| code.to_string()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    #[prometheus(flatten)]
+    workload: Workload,
+    /// [`Loss::name`].
+    cause: &'static str,
+}
+
+impl Lost {
+    fn new(workload: &Workload, loss: Loss) -> Self {
+        Self {
+            workload: workload.clone(),
+            cause: loss.name(),
         }
     }
 }
@@ -96,6 +114,7 @@ struct Known {
 pub struct Workloads {
     requests: Family<Workload, Counter>,
     responses: Family<Responses, Counter>,
+    lost: Family<Lost, Counter>,
     known: HashMap<Workload, Known>,
     other: Workload,
     /// How many counters there are, those of `other` not among them.
@@ -114,6 +133,7 @@ impl Workloads {
         Self {
             requests: Family::default(),
             responses: Family::default(),
+            lost: Family::default(),
             known: HashMap::new(),
             other: Workload::other(),
             series: 0,
@@ -137,8 +157,13 @@ impl Workloads {
         );
     }
 
-    /// Has what did not fit exposed.
-    pub(super) fn register_overflow(&self, registry: &mut Registry) {
+    /// Has what was lost and what did not fit exposed.
+    pub(super) fn register_lost(&self, registry: &mut Registry) {
+        registry.register(
+            "workload_losses",
+            "What could not be counted of each workload, by cause; scope_http_statistics_losses has all of it",
+            self.lost.clone(),
+        );
         registry.register(
             "series_overflow",
             "Requests and responses counted as process other, because there are too many series",
@@ -181,11 +206,15 @@ impl Workloads {
         if let Some(counter) = known.counters.get(&event) {
             return counter.clone();
         }
-        let counter = match Counts::code(event) {
-            None => self.requests.get_or_create_owned(workload),
-            Some(code) => self
-                .responses
-                .get_or_create_owned(&Responses::new(workload, code)),
+        let response = |code| {
+            self.responses
+                .get_or_create_owned(&Responses::new(workload, code))
+        };
+        let counter = match event {
+            Event::Request => self.requests.get_or_create_owned(workload),
+            Event::Response(code) => response(Some(code)),
+            Event::UnknownResponse => response(None),
+            Event::Lost(loss) => self.lost.get_or_create_owned(&Lost::new(workload, loss)),
         };
         known.counters.insert(event, counter.clone());
         if *workload != self.other {
@@ -203,6 +232,7 @@ impl Workloads {
         let Self {
             requests,
             responses,
+            lost,
             known,
             other,
             series,
@@ -213,9 +243,11 @@ impl Workloads {
             if !stays {
                 *series -= counters.len();
                 for event in counters.keys() {
-                    match Counts::code(*event) {
-                        None => requests.remove(workload),
-                        Some(code) => responses.remove(&Responses::new(workload, code)),
+                    match event {
+                        Event::Request => requests.remove(workload),
+                        Event::Response(code) => responses.remove(&Responses::new(workload, Some(*code))),
+                        Event::UnknownResponse => responses.remove(&Responses::new(workload, None)),
+                        Event::Lost(loss) => lost.remove(&Lost::new(workload, *loss)),
                     };
                 }
             }
@@ -246,7 +278,7 @@ mod tests {
     fn scrape(workloads: &Workloads) -> BTreeMap<String, u64> {
         let mut registry = Registry::default();
         workloads.register(&mut registry);
-        workloads.register_overflow(&mut registry);
+        workloads.register_lost(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         text.lines()

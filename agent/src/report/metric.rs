@@ -29,12 +29,13 @@ impl MetricKind {
             .chain([Self::Others])
     }
 
-    /// The metric that shows an event.
-    pub(super) fn of(event: Event, codes: &StatusCodes) -> Self {
+    /// The metric that shows an event, if one does.
+    pub(super) fn of(event: Event, codes: &StatusCodes) -> Option<Self> {
         match event {
-            Event::Request => Self::Requests,
-            Event::Response(code) if codes.contains(code) => Self::Code(code),
-            Event::Response(_) | Event::UnknownResponse => Self::Others,
+            Event::Request => Some(Self::Requests),
+            Event::Response(code) if codes.contains(code) => Some(Self::Code(code)),
+            Event::Response(_) | Event::UnknownResponse => Some(Self::Others),
+            Event::Lost(_) => None,
         }
     }
 

@@ -360,7 +360,7 @@ impl<'a> Drafts<'a> {
             let rates = || {
                 by_event
                     .iter()
-                    .map(|(event, series)| (MetricKind::of(*event, codes), series))
+                    .filter_map(|(event, series)| Some((MetricKind::of(*event, codes)?, series)))
             };
             let idle = by_event.values().map(Series::idle).min().unwrap_or(usize::MAX);
             if let Subject::Process(owner) = subject

@@ -1,6 +1,6 @@
 //! The books: what was counted for whom, brought up to date from the kernel's counters, and who is gone.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::error_chain::error_chain;
 use crate::filter::Filter;
 use crate::metrics::{self, MAX_SERIES, Metrics};
 use crate::process::Processes;
-use crate::stats::{Ledger, Owner, Subject, Window};
+use crate::stats::{Account, Delta, Event, Ledger, Owner, Subject, Window};
 use crate::workload::{Directory, Place};
 
 /// In how many ticks it is looked once whether a process lives that has no traffic in the window.
@@ -25,6 +25,10 @@ const IDLE_CHECK_TICKS: u64 = 16;
 const NAME_CHECK_TICKS: u64 = 64;
 /// At most one line about losses in this time.
 const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Processes and causes that are kept in mind until the next such line, and told in it.
+const UNLOGGED_MAX: usize = 1024;
+const LOGGED_PROCESSES: usize = 5;
 
 /// What was counted, and for whom.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub(super) struct Books<K> {
     /// Losses that were logged.
     logged_losses: Losses,
     loss_log: Throttle,
+    /// Who lost what since that was logged, with the process's command.
+    unlogged: BTreeMap<(u32, Loss), (String, u64)>,
     /// The agent's own pid. It serves HTTP on its socket, but nobody asked for that to be measured.
     own_pid: u32,
     /// Ticks so far.
@@ -72,6 +78,7 @@ impl<K: Kernel> Books<K> {
             losses_changed: Timestamp::now(),
             logged_losses: Losses::default(),
             loss_log: Throttle::new(LOSS_LOG_INTERVAL),
+            unlogged: BTreeMap::new(),
             own_pid: std::process::id(),
             tick: 0,
             last_tick: attached,
@@ -84,7 +91,7 @@ impl<K: Kernel> Books<K> {
     pub(super) fn tick(&mut self, filter: &Filter) -> Result<Instant, String> {
         self.tick = self.tick.wrapping_add(1);
         let (measured, date) = self.read()?;
-        let deltas = self.ledger.take_deltas();
+        let mut deltas = self.ledger.take_deltas();
         self.metrics.take(&metrics::Tick {
             now: measured,
             deltas: &deltas,
@@ -93,6 +100,9 @@ impl<K: Kernel> Books<K> {
             filter,
             losses: &self.losses,
         });
+        self.note_lost(&deltas);
+        // Only what was counted has a rate.
+        deltas.retain(|delta| !matches!(delta.event, Event::Lost(_)));
         self.window
             .push(date, measured.duration_since(self.last_tick), &deltas);
         self.last_tick = measured;
@@ -112,7 +122,14 @@ impl<K: Kernel> Books<K> {
     pub(super) fn read(&mut self) -> Result<(Instant, Timestamp), String> {
         let mut counters = self.kernel.counters().map_err(|error| error_chain(&error))?;
         let measured = (Instant::now(), Timestamp::now());
-        let losses = self.kernel.losses().map_err(|error| error_chain(&error))?;
+        let mut losses = self.kernel.losses().map_err(|error| error_chain(&error))?;
+        // Of its own requests none is counted, so none can be lost.
+        for counter in counters.iter().filter(|counter| counter.key.pid == self.own_pid) {
+            if let Event::Lost(loss) = Event::from_code(counter.key.code) {
+                let sum = &mut losses.0[loss as usize];
+                *sum = sum.saturating_sub(counter.value);
+            }
+        }
         if losses != self.losses {
             (self.losses, self.losses_changed) = (losses, measured.1);
         }
@@ -201,6 +218,23 @@ impl<K: Kernel> Books<K> {
             .collect()
     }
 
+    /// Keeps in mind what is to be told of who lost something.
+    fn note_lost(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            let (Event::Lost(loss), Subject::Process(owner)) = (delta.event, &delta.subject) else {
+                continue;
+            };
+            if self.unlogged.len() < UNLOGGED_MAX || self.unlogged.contains_key(&(owner.pid, loss)) {
+                let command = self.ledger.account(owner).and_then(Account::command);
+                let (_, count) = self
+                    .unlogged
+                    .entry((owner.pid, loss))
+                    .or_insert_with(|| (command.unwrap_or("?").to_owned(), 0));
+                *count += delta.count;
+            }
+        }
+    }
+
     /// Says what was lost since that was last said.
     pub(super) fn log_losses(&mut self, now: Instant) {
         if !self.loss_log.is_open(now) || self.losses == self.logged_losses {
@@ -214,7 +248,18 @@ impl<K: Kernel> Books<K> {
                 format!("{}={count} (+{})", loss.name(), count.saturating_sub(before))
             })
             .collect();
-        warn!(causes = causes.join(" "), "not everything could be counted");
+        let mut lost: Vec<_> = std::mem::take(&mut self.unlogged).into_iter().collect();
+        lost.sort_by_key(|(_, (_, count))| std::cmp::Reverse(*count));
+        let lost_by: Vec<String> = lost
+            .iter()
+            .take(LOGGED_PROCESSES)
+            .map(|((pid, loss), (command, count))| format!("{command} (pid {pid}): {}+{count}", loss.name()))
+            .collect();
+        warn!(
+            causes = causes.join(" "),
+            lost_by = lost_by.join(", "),
+            "not everything could be counted"
+        );
         self.logged_losses = self.losses;
         self.loss_log.close(now);
     }

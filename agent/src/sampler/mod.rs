@@ -500,6 +500,49 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_its_processs_and_none_of_ours_is_told() {
+        let mut setup = Setup::new();
+        setup.start(NGINX, "nginx");
+        setup.kernel.hit(NGINX, Event::Request, 2);
+        setup.sampler.tick();
+        let ours = Owner {
+            pid: std::process::id(),
+            ..NGINX
+        };
+        setup.kernel.hit(NGINX, Event::Lost(Loss::GaveUp), 3);
+        setup.kernel.hit(ours, Event::Lost(Loss::GaveUp), 2);
+        // One of these is of a socket that went when its process was gone.
+        setup.kernel.0.borrow_mut().losses.0[Loss::GaveUp as usize] = 6;
+        let totals = setup.totals();
+        assert_eq!(totals["losses"]["gave_up"], 4, "{totals}");
+        assert_eq!(
+            totals["processes"][0]["losses"],
+            json!({"gave_up": 3}),
+            "{totals}"
+        );
+
+        // It has no rate, and goes with its process.
+        setup.sampler.tick();
+        let node = &setup.report()["Process"]["nodes"]["node-1;7"];
+        assert!(!node.to_string().contains("gave_up"), "{node}");
+        setup.end(NGINX);
+        for _ in 0..3 {
+            setup.sampler.tick();
+        }
+        let totals = setup.totals();
+        assert_eq!(totals["exited"][0]["losses"], json!({"gave_up": 3}), "{totals}");
+        let left = setup
+            .kernel
+            .0
+            .borrow()
+            .counters
+            .keys()
+            .map(|key| key.pid)
+            .collect::<Vec<_>>();
+        assert_eq!(left, [ours.pid]);
+    }
+
+    #[test]
     fn requests_of_nobody_knows_whom_are_counted_as_such() {
         let mut setup = Setup::new();
         setup.start(NGINX, "nginx");

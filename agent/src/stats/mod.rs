@@ -12,7 +12,7 @@ pub use window::{Series, Window};
 
 use std::collections::HashMap;
 
-use crate::bpf::{CODE_UNKNOWN, CounterKey, REQUESTS};
+use crate::bpf::{CODE_UNKNOWN, CounterKey, LOST, Loss, REQUESTS};
 use crate::workload::Place;
 
 /// A map in which something is looked up for each process in each tick. The standard hasher would take an eighth of the
@@ -28,12 +28,19 @@ pub enum Event {
     Response(u16),
     /// A response was sent whose status code could not be read.
     UnknownResponse,
+    /// Something could not be counted.
+    Lost(Loss),
 }
 
 impl Event {
     /// Reads [`CounterKey::code`].
     #[must_use]
     pub const fn from_code(code: u16) -> Self {
+        if let Some(index) = code.checked_sub(LOST)
+            && (index as usize) < Loss::ALL.len()
+        {
+            return Self::Lost(Loss::ALL[index as usize]);
+        }
         match code {
             REQUESTS => Self::Request,
             CODE_UNKNOWN => Self::UnknownResponse,
@@ -48,6 +55,7 @@ impl Event {
             Self::Request => REQUESTS,
             Self::Response(code) => code,
             Self::UnknownResponse => CODE_UNKNOWN,
+            Self::Lost(loss) => LOST + loss as u16,
         }
     }
 }
@@ -118,4 +126,22 @@ pub struct Delta {
     pub event: Event,
     /// How often; never 0.
     pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_in_the_kernel_means_one_thing() {
+        let losses = Loss::ALL.into_iter().map(Event::Lost);
+        let responses = (100..=599).map(Event::Response);
+        for event in [Event::Request, Event::UnknownResponse]
+            .into_iter()
+            .chain(losses)
+            .chain(responses)
+        {
+            assert_eq!(Event::from_code(event.code()), event);
+        }
+    }
 }

@@ -298,6 +298,25 @@ impl Totals {
             .collect()
     }
 
+    /// Losses of those processes, and of all in that cgroup, by cause.
+    pub fn losses_of(&self, pids: &BTreeSet<u32>, cgroup: Option<&str>) -> BTreeMap<String, u64> {
+        let mut losses = BTreeMap::new();
+        let is_wanted = |entry: &&Value| {
+            let pid = entry["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+            pid.is_some_and(|pid| pids.contains(&pid)) || cgroup.is_some_and(|it| entry["cgroup"] == it)
+        };
+        for entry in ["processes", "exited"]
+            .into_iter()
+            .flat_map(|list| self.entries(list))
+            .filter(is_wanted)
+        {
+            for (cause, count) in entry["losses"].as_object().into_iter().flatten() {
+                *losses.entry(cause.clone()).or_default() += count.as_u64().expect("a count");
+            }
+        }
+        losses
+    }
+
     /// Losses that are not zero.
     pub fn losses(&self) -> Vec<String> {
         self.loss_counts()

@@ -462,6 +462,11 @@ impl<'a> Table<'a> {
 
         let pids: BTreeSet<u32> = truth.keys().copied().collect();
         let all_count = exception.is_none() && cgroup.is_none() && before == Counts::default();
+        let lost: BTreeMap<String, u64> = exception
+            .iter()
+            .flat_map(|it| it.losses)
+            .map(|(cause, count)| ((*cause).to_owned(), *count))
+            .collect();
         let look = || {
             let totals = self.agent.totals();
             let counts = |(requests, codes)| Counts { requests, codes };
@@ -477,12 +482,17 @@ impl<'a> Table<'a> {
                 }
             }
             let found_losses = totals.loss_counts();
-            let agrees = counted == expected && found_losses == expected_losses && by_process.is_empty();
-            (agrees, counted, found_losses, by_process)
+            let cgroup = cgroup.as_ref().map(|it| it.path.as_str());
+            let owned = totals.losses_of(&pids, cgroup);
+            let agrees = counted == expected
+                && found_losses == expected_losses
+                && owned == lost
+                && by_process.is_empty();
+            (agrees, counted, found_losses, by_process, owned)
         };
         // What the end of a connection tells comes when the kernel has its last segment, which may be after the case.
         let deadline = Instant::now() + SETTLED;
-        let (agrees, counted, found_losses, by_process) = loop {
+        let (agrees, counted, found_losses, by_process, owned) = loop {
             let seen = look();
             if seen.0 || Instant::now() > deadline {
                 break seen;
@@ -514,6 +524,9 @@ impl<'a> Table<'a> {
                     .filter(|(_, more)| *more != 0)
                     .collect::<Vec<_>>()
             );
+            if owned != lost {
+                let _ = write!(difference, ", lost {lost:?} but of its processes {owned:?}");
+            }
             if !by_process.is_empty() {
                 let _ = write!(difference, ", by process {truth:?} but counted {by_process:?}");
             }
@@ -544,8 +557,11 @@ impl<'a> Table<'a> {
             return Ok(());
         }
         let difference = format!(
-            "nginx logged {expected:?}, counted {counted:?}, losses before {:?} and after {losses:?}",
-            self.losses
+            "nginx logged {expected:?}, counted {counted:?}, losses before {:?} and after {losses:?}, of them nginx's {:?}; \
+             {:?}",
+            self.losses,
+            self.agent.totals().losses_of(&workers, None),
+            self.agent.totals(),
         );
         self.losses = losses;
         Err(difference)

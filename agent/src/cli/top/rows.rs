@@ -286,6 +286,7 @@ mod tests {
     fn activity(requests: u64, rate: f64, code: &str) -> Activity {
         Activity {
             counts: Counts {
+                losses: BTreeMap::new(),
                 requests,
                 responses: [(code.to_owned(), requests)].into(),
             },
