@@ -38,7 +38,7 @@ pictures: ## make the README's pictures from what a real agent shows over a real
 	$(env) cargo build --release --bins --example demo --example pictures -p scope-http-statistics-agent
 	.ci/pictures
 
-bench: setup ## measure what it costs (docs/benchmarks.md), in a quarter of an hour; RECORD=1 writes the results there
+bench: setup ## measure what it costs (docs/internals/benchmarks.md), in a quarter of an hour; RECORD=1 writes the results there
 	.ci/bench $(if $(RECORD),--record)
 
 test: ## checks and tests by risk: this kernel, five others in guests, an API server, a node; ARGS="--tier lint"

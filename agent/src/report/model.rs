@@ -1,7 +1,7 @@
 //! A report as Weave Scope reads it. Names are case-sensitive there, one bad field fails the whole report, and
 //! fields that are not written here (`TS`, `Window`, `ID`, `Shortcut`, a node's `topology`) must not be sent.
 //!
-//! `docs/report.schema.json` says the same for people and other programs.
+//! `docs/reference/report.schema.json` says the same for people and other programs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

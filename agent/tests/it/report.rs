@@ -123,7 +123,7 @@ fn report(ticks: &[Vec<(Owner, Event, u64)>]) -> Value {
 
 #[track_caller]
 fn check_against_schema(report: &Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/report.schema.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/report.schema.json");
     let mut schemas = Schemas::new();
     let mut compiler = Compiler::new();
     compiler.enable_format_assertions();

@@ -11,7 +11,7 @@ use testkit::results::record;
 use testkit::turn::Turn;
 
 /// What the verifiers of the virtual machines' kernels walked through when it was last looked at, as lines of kernel,
-/// hook, program and count. To be made anew with what this test prints (docs/development.md).
+/// hook, program and count. To be made anew with what this test prints (docs/internals/development.md).
 const RECORDED: &str = include_str!("../golden/verified-instructions.txt");
 
 /// In place of a count where the kernel does not tell it: before Linux 5.16.

@@ -1,4 +1,4 @@
-//! What a case is: a row of docs/accuracy.md, what the two sides do, and what is known not to be exact.
+//! What a case is: a row of docs/reference/accuracy.md, what the two sides do, and what is known not to be exact.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +98,7 @@ impl Mode {
 
 /// A limitation.
 pub(crate) struct Exception {
-    /// As docs/limitations.md has it.
+    /// As docs/reference/limitations.md has it.
     pub(crate) reason: &'static str,
     /// Where.
     pub(crate) holds: fn(&Mode) -> bool,

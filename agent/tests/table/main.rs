@@ -1,4 +1,4 @@
-//! Every row of docs/accuracy.md, byte for byte: servers that make exactly the socket calls a case asks for, and say
+//! Every row of docs/reference/accuracy.md, byte for byte: servers that make exactly the socket calls a case asks for, and say
 //! what they have received and sent. That is the truth the agent's totals are compared with, per process, and its
 //! losses with those that the case documents.
 //!
@@ -154,7 +154,7 @@ fn list(cases: &[Case]) -> String {
 }
 
 /// A case that is no longer there is missed: what there is stands in a file that people review, and each row of
-/// docs/accuracy.md has a case.
+/// docs/reference/accuracy.md has a case.
 fn check_list(cases: &[Case]) -> Result<(), String> {
     const GOLDEN: &str = "tests/golden/table.txt";
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);
@@ -180,7 +180,7 @@ fn check_list(cases: &[Case]) -> Result<(), String> {
             "FAILED: {case}: is not in {GOLDEN}: SCOPE_HTTP_STATISTICS_WRITE=1 writes it"
         );
     }
-    let documented: BTreeSet<u8> = include_str!("../../../docs/accuracy.md")
+    let documented: BTreeSet<u8> = include_str!("../../../docs/reference/accuracy.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse().ok())
         .collect();
@@ -190,7 +190,7 @@ fn check_list(cases: &[Case]) -> Result<(), String> {
     for row in documented.symmetric_difference(&tested) {
         let _ = writeln!(
             differences,
-            "FAILED: row {row} is not both in docs/accuracy.md and in the table"
+            "FAILED: row {row} is not both in docs/reference/accuracy.md and in the table"
         );
     }
     if differences.is_empty() {
