@@ -11,7 +11,6 @@ pub mod cli;
 pub mod client;
 pub mod config;
 mod error_chain;
-pub mod filter;
 pub mod host;
 pub mod metrics;
 pub mod overview;

@@ -6,8 +6,8 @@
 
 use std::fs;
 
+use agent::config::Processes;
 use agent::config::{LogLevel, NamespaceOverrides, Overrides, StatusCodes};
-use agent::filter::Processes;
 use jiff::Timestamp;
 use operator::api::v1alpha1::HttpStatistics;
 use operator::controller::build::{Objects, build};

@@ -11,7 +11,6 @@ mod direction;
 mod event;
 mod exchange;
 mod h1;
-mod proxy;
 mod window;
 
 pub use connection::Connection;

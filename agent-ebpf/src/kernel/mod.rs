@@ -2,7 +2,7 @@
 //!
 //! A hook ([`hooks`]) says that a task has moved bytes over a socket and where in its memory they are. [`transfer`] finds the
 //! connection ([`connections`], of which [`transport`] knows the socket) and the first byte ([`iovec`]); [`dispatcher`] runs the
-//! engine over what [`reader`] copies, in [`steps`]; [`counters`] count what was found for the process that [`attribution`] names.
+//! engine over what [`reader`] copies; [`counters`] count what was found for the process that [`attribution`] names.
 
 mod attribution;
 mod connections;
@@ -17,6 +17,5 @@ mod program;
 mod reader;
 mod reentry;
 mod registers;
-mod steps;
 mod transfer;
 mod transport;

@@ -4,13 +4,7 @@ use std::fmt;
 
 use aya::Ebpf;
 
-use super::{
-    Hook, HookChoice, MapSizes,
-    counters::Counters,
-    error::{Error, reason},
-    loader::{Loader, release_memory},
-    return_probes::ReturnProbes,
-};
+use super::{Hook, return_probes::ReturnProbes};
 
 /// Programs that are attached. Dropping this detaches them; what they counted can still be read.
 pub struct Attachments {
@@ -20,51 +14,6 @@ pub struct Attachments {
     // First, so that no call begins whose return no program is there to see.
     pub(super) _programs: Ebpf,
     pub(super) returns: ReturnProbes,
-}
-
-/// Loads the programs and attaches them.
-///
-/// # Errors
-/// When the hook that `choice` asks for, or with [`HookChoice::Auto`] none of them, can be used. What had been
-/// attached until then is detached.
-pub fn attach(choice: HookChoice, sizes: MapSizes) -> Result<(Counters, Attachments), Error> {
-    let loader = Loader::examine(sizes)?;
-    let hooks = match &choice {
-        HookChoice::Auto => &Hook::ALL[..],
-        HookChoice::Only(hook) => std::slice::from_ref(hook),
-    };
-    let mut rejected = Vec::new();
-    for hook in hooks {
-        match loader.attach(*hook) {
-            Ok((counters, attachments)) => {
-                drop(loader);
-                release_memory();
-                return Ok((
-                    counters,
-                    Attachments {
-                        rejected,
-                        ..attachments
-                    },
-                ));
-            }
-            Err(error) => rejected.push((*hook, reason(*hook, &error))),
-        }
-    }
-    match choice {
-        HookChoice::Only(hook) => {
-            let reason = rejected.pop().map(|(_, reason)| reason).unwrap_or_default();
-            Err(Error::Hook { hook, reason })
-        }
-        HookChoice::Auto => {
-            let reasons: Vec<_> = rejected
-                .iter()
-                .map(|(hook, reason)| format!("{hook}: {reason}"))
-                .collect();
-            Err(Error::NoHook {
-                reasons: reasons.join("; "),
-            })
-        }
-    }
 }
 
 impl Attachments {

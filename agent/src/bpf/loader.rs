@@ -11,7 +11,7 @@ use aya::{
 };
 
 use super::{
-    Hook, MapSizes,
+    Hook, HookChoice, MapSizes,
     attachments::Attachments,
     btf::Btf,
     counters::Counters,
@@ -175,6 +175,51 @@ impl Loader {
     }
 }
 
+/// Loads the programs and attaches them.
+///
+/// # Errors
+/// When the hook that `choice` asks for, or with [`HookChoice::Auto`] none of them, can be used. What had been
+/// attached until then is detached.
+pub fn attach(choice: HookChoice, sizes: MapSizes) -> Result<(Counters, Attachments), Error> {
+    let loader = Loader::examine(sizes)?;
+    let hooks = match &choice {
+        HookChoice::Auto => &Hook::ALL[..],
+        HookChoice::Only(hook) => std::slice::from_ref(hook),
+    };
+    let mut rejected = Vec::new();
+    for hook in hooks {
+        match loader.attach(*hook) {
+            Ok((counters, attachments)) => {
+                drop(loader);
+                release_memory();
+                return Ok((
+                    counters,
+                    Attachments {
+                        rejected,
+                        ..attachments
+                    },
+                ));
+            }
+            Err(error) => rejected.push((*hook, reason(*hook, &error))),
+        }
+    }
+    match choice {
+        HookChoice::Only(hook) => {
+            let reason = rejected.pop().map(|(_, reason)| reason).unwrap_or_default();
+            Err(Error::Hook { hook, reason })
+        }
+        HookChoice::Auto => {
+            let reasons: Vec<_> = rejected
+                .iter()
+                .map(|(hook, reason)| format!("{hook}: {reason}"))
+                .collect();
+            Err(Error::NoHook {
+                reasons: reasons.join("; "),
+            })
+        }
+    }
+}
+
 /// Entries that an LRU map of this size keeps for certain: the kernel deals free ones out to CPUs in batches of at most 128
 /// (`LOCAL_FREE_TARGET`, `kernel/bpf/bpf_lru_list.c`) and begins to evict when there is not one batch left. At most half,
 /// which is far from all.
@@ -296,7 +341,7 @@ fn raise_memlock_limit() {
 }
 
 /// Gives back what reading the type information took: tens of megabytes, once.
-pub(super) fn release_memory() {
+fn release_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no arguments that could be wrong.
     unsafe {

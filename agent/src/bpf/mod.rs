@@ -21,11 +21,11 @@ mod return_probes;
 mod settings;
 mod statistics;
 
-pub use attachments::{Attachments, attach};
+pub use attachments::Attachments;
 pub use counters::Counters;
 pub use error::Error;
 pub use kernel::kernel_release;
-pub use loader::verify;
+pub use loader::{attach, verify};
 pub use preflight::{Check, CheckState, Preflight, preflight};
 pub use statistics::{ProgramStatistics, measure_run_times};
 

@@ -3,6 +3,7 @@
 //! Raw values are parsed once, into types that cannot hold a bad one.
 
 mod file;
+mod filter;
 mod options;
 mod settings;
 mod values;
@@ -10,11 +11,12 @@ mod values;
 use std::path::{Path, PathBuf};
 
 pub use file::read;
+pub use filter::{Filter, Namespaces, Processes};
 pub use options::{NamespaceOverrides, Overrides};
 pub use settings::{Described, Effect, Live, Settings};
 pub use values::{
     History, HostId, HostIdSource, Interval, LogFormat, LogLevel, MapEntries, MetricsAddress, NodeName,
-    PluginDir, StandbySocket, StatusCodes, ValueError,
+    PLUGIN_ID, PluginDir, StandbySocket, StatusCodes, ValueError,
 };
 
 /// Why a configuration cannot be used.
@@ -68,7 +70,7 @@ mod tests {
 
     use super::*;
     use crate::bpf::{Hook, HookChoice, MapSizes};
-    use crate::filter::{Namespaces, Processes};
+    use crate::config::{Namespaces, Processes};
 
     #[test]
     fn maps_have_a_thousand_to_sixteen_million_entries() {

@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+use super::filter::{Namespaces, Processes};
 use super::values::{
     History, HostId, Interval, LogFormat, LogLevel, MapEntries, MetricsAddress, NodeName, PluginDir,
     StandbySocket, StatusCodes,
 };
 use crate::bpf::HookChoice;
-use crate::filter::{Namespaces, Processes};
 
 /// Values from one source; what is absent comes from the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]

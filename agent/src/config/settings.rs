@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::ConfigError;
+use super::filter::Filter;
 use super::options::{NamespaceOverrides, Overrides};
 use super::values::{
     History, HostId, HostIdSource, Interval, LogFormat, LogLevel, MAX_SAMPLES, MapEntries, MetricsAddress,
     NodeName, PluginDir, StandbySocket, StatusCodes, ValueError,
 };
 use crate::bpf::{HookChoice, MapSizes};
-use crate::filter::Filter;
 
 /// What can change while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

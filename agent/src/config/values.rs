@@ -10,7 +10,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::bpf::{CODE_MAX, CODE_MIN};
-use crate::report::PLUGIN_ID;
+
+/// Scope's id of this plugin, and the file name of its socket without extension.
+pub const PLUGIN_ID: &str = "http-statistics";
 
 /// Why a value is refused, and what would be accepted.
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::bpf::{Hook, Loss, Losses, ProgramStatistics};
-use crate::filter::Filter;
+use crate::config::Filter;
 use crate::stats::{Delta, Event, Ledger, Owner, PerTick, Subject};
 use crate::workload::Directory;
 pub use workloads::{MAX_SERIES, Workload, Workloads};

@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
-use super::object::{KnownPod, PodObject};
-use super::owners::{Owner, Owners};
+use super::error::cause;
+use super::object::{KnownPod, Owner, PodObject};
+use super::owners::Owners;
 use crate::error_chain::error_chain;
 use crate::workload::Controller;
 
@@ -284,12 +285,6 @@ impl Pods {
         }
         self.failing = false;
     }
-}
-
-/// What an error comes down to: kube's own messages repeat what they are made of.
-pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let innermost = std::iter::successors(Some(error), |error| error.source()).last();
-    innermost.unwrap_or(error).to_string()
 }
 
 fn status(error: &watcher::Error) -> Option<&Status> {

@@ -13,6 +13,7 @@
 
 mod api;
 mod backoff;
+mod error;
 mod files;
 mod object;
 mod owners;

@@ -1,6 +1,7 @@
 //! What is read of a pod's object. Pure.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod as FullPod;
@@ -8,7 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use serde::Deserialize;
 
-use super::owners::{Owner, OwnerKind};
 use crate::workload::{ContainerId, Controller, ControllerKind, PodUid};
 
 /// Marks the API server's copy of a static pod.
@@ -23,6 +23,37 @@ pub(super) enum ObjectError {
     Missing(&'static str),
     #[error("its UID is none that kubelet gives to cgroups")]
     Uid,
+}
+
+/// What may own pods and have a controller itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum OwnerKind {
+    ReplicaSet,
+    Job,
+}
+
+impl OwnerKind {
+    pub(super) fn resource(self) -> &'static str {
+        match self {
+            Self::ReplicaSet => "replicasets.apps",
+            Self::Job => "jobs.batch",
+        }
+    }
+}
+
+/// A pod's owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub(super) kind: OwnerKind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.resource(), self.namespace, self.name)
+    }
 }
 
 /// A pod without its spec.

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::api::cause;
-use super::object::controller_of;
+use super::error::cause;
+use super::object::{Owner, OwnerKind, controller_of};
 use crate::workload::Controller;
 
 /// How many owners are remembered. A node has at most some hundred at a time; it forgets all when there are more.
@@ -28,37 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(5);
 /// Wait after a refusal. Rights seldom change.
 const PAUSE_WHEN_REFUSED: Duration = Duration::from_mins(5);
-
-/// What may own pods and have a controller itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum OwnerKind {
-    ReplicaSet,
-    Job,
-}
-
-impl OwnerKind {
-    fn resource(self) -> &'static str {
-        match self {
-            Self::ReplicaSet => "replicasets.apps",
-            Self::Job => "jobs.batch",
-        }
-    }
-}
-
-/// A pod's owner.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Owner {
-    pub(super) kind: OwnerKind,
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind.resource(), self.namespace, self.name)
-    }
-}
 
 type Answer = (Owner, kube::Result<Option<Controller>>);
 

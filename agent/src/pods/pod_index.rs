@@ -174,7 +174,7 @@ impl PodIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::owners::{Owner, OwnerKind};
+    use super::super::object::{Owner, OwnerKind};
     use super::*;
     use crate::workload::{ControllerKind, PodUid};
 

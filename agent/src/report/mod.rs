@@ -17,16 +17,13 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 
 use crate::bpf::{Hook, Loss, Losses};
-use crate::config::{HostId, StatusCodes};
-use crate::filter::Filter;
+use crate::config::Filter;
+use crate::config::{HostId, PLUGIN_ID, StatusCodes};
 use crate::stats::{Ledger, Series, Subject, Window};
 use crate::workload::{ContainerId, ControllerKind, Directory, Place, PodUid};
 pub use metric::MetricKind;
 use model::{Date, Latest, MetadataTemplate, MetricTemplate, Node, PluginSpec, Report};
 use writer::ReportWriter;
-
-/// Scope's id of this plugin, and the file name of its socket without extension.
-pub const PLUGIN_ID: &str = "http-statistics";
 
 /// Largest report, in bytes of JSON. Scope takes 50 MiB, but has 500 ms for all of it. A report that would be larger
 /// shows less of the past.

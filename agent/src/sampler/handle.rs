@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::body::Body;
 use crate::host::Poll;
-use crate::server::Body;
 
 /// How the latest tick went.
 #[derive(Clone, Debug)]

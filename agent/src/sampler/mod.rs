@@ -4,6 +4,7 @@
 //! then the same bytes for all until the next. Only totals are read when asked for, because they are compared with other
 //! counts.
 
+mod body;
 mod books;
 mod handle;
 mod throttle;
@@ -21,6 +22,8 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub use self::body::Body;
+pub(crate) use self::body::accepts_gzip;
 use self::books::Books;
 pub use self::handle::{Feed, Published, Unavailable, View};
 use self::handle::{MAX_REQUESTS, Notes, TotalsRequest, ViewRequest};
@@ -29,7 +32,6 @@ use crate::bpf::{self, Counter, CounterKey, Counters, Hook, Losses, ProgramStati
 use crate::config::Live;
 use crate::host::{self, HostIdentity};
 use crate::process::Processes;
-use crate::server::Body;
 use crate::stats::Window;
 use crate::workload::Directory;
 

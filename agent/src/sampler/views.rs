@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use tracing::info;
 
 use super::Kernel;
+use super::body::Body;
 use super::books::Books;
 use super::handle::{Unavailable, View};
 use super::throttle::Throttle;
@@ -16,7 +17,6 @@ use crate::host::HostIdentity;
 use crate::metrics;
 use crate::overview::{Overview, Sources};
 use crate::report::{Facts, MAX_REPORT, ReportBuilder};
-use crate::server::Body;
 use crate::totals::Totals;
 
 /// At most one line about shortened reports in this time.

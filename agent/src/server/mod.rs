@@ -12,7 +12,6 @@
 //!
 //! Other paths are 404, other methods 405.
 
-mod body;
 mod clients;
 mod port;
 mod socket;
@@ -44,8 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::host::{Poll, ProbeId};
-use crate::sampler::{Feed, Published, View};
-pub use body::Body;
+use crate::sampler::{Body, Feed, Published, View, accepts_gzip};
 use clients::{Activity, Clients};
 pub use port::{MetricsPort, PortError};
 pub use socket::{PLUGIN_DIR, PluginSocket, SocketError, SocketState};
@@ -113,7 +111,7 @@ fn typed(content_type: &'static str, body: Bytes) -> Response {
 
 /// Compressed for those who take that.
 fn compressible(headers: &HeaderMap, content_type: &'static str, body: &Body) -> Response {
-    let gzip = body::accepts_gzip(headers).then(|| body.gzip());
+    let gzip = accepts_gzip(headers).then(|| body.gzip());
     maybe_compressed(content_type, body, gzip)
 }
 
@@ -151,7 +149,7 @@ async fn report(
     if let Some(probe) = query.as_deref().and_then(ProbeId::from_query) {
         api.feed.polled(Poll { probe, pid });
     }
-    let takes_gzip = body::accepts_gzip(&headers);
+    let takes_gzip = accepts_gzip(&headers);
     if takes_gzip {
         api.feed.takes_gzip();
     }

@@ -7,6 +7,7 @@
 mod body;
 mod headers;
 pub(super) mod message;
+mod proxy;
 mod request;
 mod status;
 
@@ -14,11 +15,11 @@ use super::{
     connection::Connection,
     direction::{RECEIVED, SENT},
     event::Event,
-    proxy::proxy_v2,
     window::{Bytes, Window},
 };
 use headers::head_end;
 use message::{Stream, flag, stage};
+use proxy::proxy_v2;
 use request::{empty_line, is_token, method, target};
 use status::status;
 

@@ -1,11 +1,7 @@
-//! The PROXY protocol, version 2; version 1 is a line that a request line's stages take (`h1/request.rs`).
+//! The PROXY protocol, version 2; version 1 is a line that a request line's stages take (`request.rs`).
 
-use super::{
-    connection::Connection,
-    event::Event,
-    h1::{message::stage, word},
-    window::Window,
-};
+use super::{message::stage, word};
+use crate::http::{connection::Connection, event::Event, window::Window};
 
 /// PROXY protocol v2: 12 bytes of signature, of which four were taken for empty lines; version and command;
 /// address family; two bytes of length, most significant first.

@@ -63,7 +63,7 @@ impl fmt::Debug for Body {
 }
 
 /// Whether a client takes gzip (RFC 9110 section 12.5.3).
-pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let listed = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
         value.split(',').any(|coding| {

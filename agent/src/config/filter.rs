@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::config::ValueError;
+use super::values::ValueError;
 use crate::workload::{Directory, Place};
 
 /// A namespace's name: a DNS label (RFC 1123).
