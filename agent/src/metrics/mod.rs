@@ -119,7 +119,7 @@ impl Metrics {
         self.workloads.register_lost(own);
         own.register(
             "series",
-            "Counters of requests and responses that there are",
+            "Counters of requests, responses and losses of workloads that there are",
             self.series.clone(),
         );
         own.register(
