@@ -123,5 +123,8 @@ impl Source for Pieces<'_> {
             Some(REQUESTS) => self.counted.requests.push(()),
             Some(code) => self.counted.responses.push(code),
         }
+        if event.is_answered() {
+            self.counted.requests.push(());
+        }
     }
 }

@@ -26,16 +26,6 @@ pub enum Method {
     Other,
 }
 
-impl Found<Method> {
-    /// That they are there.
-    pub fn lines(&self) -> Found<()> {
-        Found {
-            messages: vec![(); self.messages.len()],
-            certainty: self.certainty,
-        }
-    }
-}
-
 /// Why there is no more to be found.
 enum Stop {
     /// The stream ends here.

@@ -48,7 +48,8 @@ pub struct Connection {
     has_positions: u8,
     /// 1 if it has none, and some client has opened it; see [`Self::set_accepted`].
     pub(super) is_accepted: u8,
-    reserved: [u8; 2],
+    /// [`Self::pushed`] at the request that was counted when it arrived, the last one of those; the receiving side's.
+    pub(super) counted: u16,
     /// Requests received, modulo 2^16.
     pub(super) pushed: u16,
     /// Final responses sent, modulo 2^16.
@@ -178,6 +179,15 @@ impl Connection {
     #[inline(always)]
     pub(super) fn mismatch<const DIRECTION: bool>(&mut self) -> Event {
         if self.role == Role::SERVER {
+            if DIRECTION == RECEIVED && self.received.stage <= stage::TARGET {
+                // A bad request line, or what follows one. If it is answered, it counts.
+                self.received.enter(stage::LOST);
+                return Event::NONE;
+            }
+            if DIRECTION == SENT {
+                // Whatever it is, no other answer comes to what was asked. If one does, it counts as one.
+                self.popped = self.pushed;
+            }
             return self.lose_place::<DIRECTION>(Loss::OutOfSync);
         }
         // A connection that was open before it could be watched may be in the middle of a body, so one look proves
@@ -220,6 +230,15 @@ impl Connection {
         Event::loss(cause)
     }
 
+    /// The process threw `count` bytes away that it received. It knew why: what was in them counts if it is answered.
+    #[inline(always)]
+    pub(super) fn discarded(&mut self, count: u64) {
+        if !self.unseen::<RECEIVED>(count, Loss::UnreadablePages).is_none() {
+            // No loss, unless there is an answer.
+            self.lost &= !Lost::RECEIVING;
+        }
+    }
+
     /// `count` bytes went by that could not be looked at, because of `cause`.
     #[inline(always)]
     pub(super) fn unseen<const DIRECTION: bool>(&mut self, count: u64, cause: Loss) -> Event {
@@ -244,8 +263,9 @@ impl Connection {
             return Event::NONE;
         }
         if DIRECTION == SENT && between_messages && self.pushed != self.popped {
+            let event = Event::response(CODE_UNKNOWN).with(self.answered(CODE_UNKNOWN));
             self.take_method();
-            return Event::response(CODE_UNKNOWN).with(self.lose_place::<SENT>(cause));
+            return event.with(self.lose_place::<SENT>(cause));
         }
         self.lose_place::<DIRECTION>(cause)
     }

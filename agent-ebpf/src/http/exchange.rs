@@ -26,74 +26,72 @@ impl Method {
     pub(super) const CONNECT: u8 = 2;
 }
 
+/// Outstanding requests at most; more are not noted, and count with their answers all the same.
+const OUTSTANDING_MAX: u16 = (1 << 15) - 1;
+
 impl Connection {
-    /// A request line was received.
+    /// A request line was received. It counts now if it is the only one without an answer: then the process has to do with
+    /// it. One behind another may never be looked at, because the connection ends with the one before (RFC 9112 sections 9.3
+    /// and 9.6): it counts with its answer.
     #[inline(always)]
     pub(super) fn request(&mut self, method: u8) -> Event {
         let outstanding = self.pushed.wrapping_sub(self.popped);
-        // A client that sends another request has seen the end of the response before it: so that had one, and the
-        // next thing to be sent is a response.
+        let mut event = Event::NONE;
         if outstanding == 0 {
             self.methods = 0;
+            // A client that sends another request has seen the end of the response before it: so that had one, and the
+            // next thing to be sent is a response.
             if self.sent.stage == stage::UNTIL_CLOSE {
                 self.sent.enter(stage::LOST);
             } else if self.sent.stage == stage::LOST {
                 self.sent.enter(stage::START);
             }
+            self.counted = self.pushed;
+            event = Event::REQUEST;
+        } else if self.pushed.wrapping_sub(self.counted) > OUTSTANDING_MAX {
+            // Or its number would come up again.
+            self.counted = self.pushed.wrapping_sub(OUTSTANDING_MAX + 1);
         }
         // What is forgotten matters only among requests whose responses are framed differently.
         let too_deep = outstanding >= PIPELINE && (self.methods != 0 || method != Method::OTHER);
         let at = (self.pushed % PIPELINE) * 2;
         self.methods = (self.methods & !(3 << at)) | (u64::from(method) << at);
-        self.pushed = self.pushed.wrapping_add(1);
+        if outstanding < OUTSTANDING_MAX {
+            self.pushed = self.pushed.wrapping_add(1);
+        }
         self.role = Role::SERVER;
         self.lost &= !(Lost::RECEIVING | Lost::REQUESTS);
         if too_deep {
-            return Event::REQUEST.with(Event::loss(Loss::PipelineTooDeep));
+            return event.with(Event::loss(Loss::PipelineTooDeep));
         }
-        Event::REQUEST
+        event
     }
 
-    /// A final status line is sent: was what it answers no request line, or not a whole one, or could it not be read, or did
-    /// no hook see it? What is answered was asked. That requests were not read is counted now, if the connection was not
-    /// known to be HTTP before.
+    /// A final status line is sent. What it answers counts now if it did not when it arrived: because it was behind another
+    /// one, was no request line or not a whole one, could not be read, was taken for a body, or came before the
+    /// connection could be watched. A response implies a request.
     #[inline(always)]
     pub(super) fn answered(&mut self, code: u16) -> Event {
-        if self.pushed != self.popped || code == REQUEST_TIMEOUT {
+        if self.pushed != self.popped {
+            let is_counted = self.counted == self.popped;
+            return if is_counted { Event::NONE } else { Event::ANSWERED };
+        }
+        if code == REQUEST_TIMEOUT {
             return Event::NONE;
         }
-        // What was there before may have been the body of a request that was counted, or not.
-        if self.seen_from_start == 1 {
-            if matches!(
-                self.received.stage,
-                stage::REJECTED | stage::METHOD | stage::TARGET
-            ) {
-                self.received.enter(stage::LOST);
-                return Event::ANSWERED;
-            }
-            if self.lost & (Lost::REQUESTS | Lost::RECEIVING) == 0 && self.is_accepted == 1 {
-                // Without sequence numbers it shows only now that bytes went unseen.
-                self.lost |= Lost::REQUESTS;
-            }
+        // Without sequence numbers it shows only now that bytes went unseen.
+        let is_unseen =
+            self.received.stage == stage::START && self.seen_from_start == 1 && self.is_accepted == 1;
+        if self.received.stage != stage::START {
+            // What is answered is not to come, and where the next one begins is not known.
+            self.received.enter(stage::LOST);
         }
-        if self.lost & Lost::REQUESTS == 0 {
-            return Event::NONE;
+        let unread = self.lost & (Lost::REQUESTS | Lost::RECEIVING);
+        if unread == Lost::REQUESTS || (unread == 0 && is_unseen) {
+            self.lost |= Lost::REQUESTS | Lost::RECEIVING;
+            return Event::ANSWERED.with(Event::loss(Loss::UnreadablePages));
         }
-        if self.lost & Lost::RECEIVING != 0 {
-            return Event::ANSWERED;
-        }
-        self.lost |= Lost::RECEIVING;
-        Event::ANSWERED.with(Event::loss(Loss::UnreadablePages))
-    }
-
-    /// The connection becomes a tunnel: what looked like further requests was the tunnel's.
-    #[inline(always)]
-    pub(super) fn tunnelled(&self) -> Event {
-        if self.pushed == self.popped {
-            Event::NONE
-        } else {
-            Event::loss(Loss::OutOfSync)
-        }
+        Event::ANSWERED
     }
 
     /// A final status line was sent: the method of the request it answers. Without one (the request came before
@@ -101,10 +99,6 @@ impl Connection {
     #[inline(always)]
     pub(super) fn take_method(&mut self) -> u8 {
         self.lost &= !Lost::SENDING;
-        // What was not taken for a request was answered, so this is a server after all.
-        if self.received.stage == stage::REJECTED {
-            self.received.enter(stage::LOST);
-        }
         if self.pushed == self.popped {
             return Method::OTHER;
         }

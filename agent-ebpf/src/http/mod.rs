@@ -84,6 +84,12 @@ pub fn advance_unseen(connection: &mut Connection, direction: Direction, count: 
     }
 }
 
+/// Takes the connection over `count` bytes that the process received and threw away without looking at them (`MSG_TRUNC`).
+#[inline(always)]
+pub fn advance_discarded(connection: &mut Connection, count: u64) {
+    connection.discarded(count);
+}
+
 /// Does one bounded piece of work: copies bytes into the window, moves over some, or looks at some. False if the call's
 /// last byte is behind the connection.
 #[inline(always)]

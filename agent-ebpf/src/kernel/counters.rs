@@ -1,7 +1,7 @@
 //! The counters and losses, which is all that user space reads.
 
 use agent_ebpf::{
-    abi::{self, CounterKey, Loss},
+    abi::{self, CounterKey, Loss, REQUESTS},
     http::Event,
 };
 use aya_ebpf::{
@@ -61,6 +61,9 @@ fn add_one(map: &HashMap<CounterKey, u64>, key: &CounterKey) -> bool {
 pub fn found(event: Event) {
     if let Some(code) = event.code() {
         count(code);
+    }
+    if event.is_answered() {
+        count(REQUESTS);
     }
     if let Some(cause) = event.loss_index() {
         lose(cause);

@@ -14,6 +14,7 @@ use super::{
     layout::setting,
     program::Program,
     reader::Bytes,
+    transport::socket::is_shut_down,
 };
 use agent_ebpf::http::Connection;
 
@@ -166,6 +167,10 @@ impl Work {
         }
         if !advance(connection, direction, &mut self.window, &mut self.bytes) {
             self.unfinished = sock;
+        }
+        // The process will answer nothing any more: it reads to the end only to be polite (RFC 9112 section 9.6).
+        if direction == Direction::Received && self.bytes.found != 0 && is_shut_down(sock, Direction::Sent) {
+            return;
         }
         for index in 0..FOUND {
             if index as u32 >= self.bytes.found {

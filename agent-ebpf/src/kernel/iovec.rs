@@ -21,6 +21,8 @@ pub enum Data {
     Buffer(u64),
     /// In the buffers of an array of `struct iovec` at that address in user memory.
     Vector(u64),
+    /// Nowhere: the process threw them away (`MSG_TRUNC`).
+    Discarded,
     /// Somewhere they cannot be read.
     Unreadable(Loss),
 }
@@ -47,6 +49,7 @@ impl Bytes {
                 .locate_message::<A>(message, transferred)
                 .unwrap_or(Err(Loss::UnreadableMemory)),
             Data::Unreadable(cause) => Err(cause),
+            Data::Discarded => Err(Loss::UnreadablePages),
         }
     }
 

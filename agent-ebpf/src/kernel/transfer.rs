@@ -2,7 +2,7 @@
 
 use agent_ebpf::{
     abi::Loss,
-    http::{Connection, Direction, advance_unseen},
+    http::{Connection, Direction, advance_discarded, advance_unseen},
 };
 use aya_ebpf::EbpfContext;
 
@@ -170,6 +170,10 @@ fn locate<'a, A: Access>(
     data: Data,
     transferred: u32,
 ) -> Option<&'a mut Connection> {
+    if let Data::Discarded = data {
+        advance_discarded(connection, u64::from(transferred));
+        return None;
+    }
     match bytes.locate::<A>(data, u64::from(transferred)) {
         Ok(()) => Some(connection),
         Err(cause) => {

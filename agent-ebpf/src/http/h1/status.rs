@@ -22,8 +22,9 @@ const fn are_three_digits(bytes: u64) -> bool {
     ((bytes + 0x46_4646) | bytes.wrapping_sub(0x30_3030) | bytes) & 0x80_8080 == 0
 }
 
-/// A status line up to its code: `HTTP/1.1 200`, then a space or the end of the line (RFC 9112 section 4; the space
-/// is missing in practice where there is no reason phrase).
+/// A status line up to its code: `HTTP/1.1 200`, then a space or the end of the line (RFC 9112 section 4; in practice the
+/// space is missing where there is no reason phrase, or even where there is one). As in requests, the version may have more
+/// digits.
 #[inline(always)]
 pub(in crate::http) fn status(connection: &mut Connection, window: &mut Window, ahead: u64) -> Event {
     const VERSION: u64 = word(*b"HTTP/1.\0");
@@ -31,12 +32,11 @@ pub(in crate::http) fn status(connection: &mut Connection, window: &mut Window, 
     let stream = &mut connection.sent;
     let mut at = stream.progress;
     // Most responses, in one step.
-    if at == 0 && window.left() > 12 {
-        let next = window.peek_next();
+    let next = window.peek_next();
+    if at == 0 && window.left() > 12 && next as u8 == b' ' {
         let code = next >> 8;
         if ahead & (u64::MAX >> 8) != VERSION
             || !((ahead >> 56) as u8).is_ascii_digit()
-            || next as u8 != b' '
             || !are_three_digits(code)
         {
             return Event::MISMATCH;
@@ -48,8 +48,8 @@ pub(in crate::http) fn status(connection: &mut Connection, window: &mut Window, 
     }
     let fits = match at {
         0..=6 => (VERSION >> (at * 8)) as u8 == byte,
-        8 => byte == b' ',
-        12 => matches!(byte, b' ' | b'\r' | b'\n'),
+        8 => byte == b' ' || byte.is_ascii_digit(),
+        12 => !byte.is_ascii_digit(),
         _ => byte.is_ascii_digit(),
     };
     if !fits {
@@ -59,7 +59,9 @@ pub(in crate::http) fn status(connection: &mut Connection, window: &mut Window, 
         if at > 8 {
             stream.set_code(stream.code() * 10 + u64::from(byte & 15));
         }
-        stream.progress = at.wrapping_add(1);
+        if at != 8 || byte == b' ' {
+            stream.progress = at.wrapping_add(1);
+        }
         window.advance(1);
         return Event::NONE;
     }
@@ -75,10 +77,9 @@ pub(in crate::http) fn status(connection: &mut Connection, window: &mut Window, 
         connection.role = Role::SERVER;
         return Event::response(code);
     }
-    let mut event = Event::response(code).with(connection.answered(code));
+    let event = Event::response(code).with(connection.answered(code));
     let method = connection.take_method();
     connection.sent.flags = if code == 101 || (method == Method::CONNECT && code < 300) {
-        event = event.with(connection.tunnelled());
         flag::TUNNEL
     } else if method == Method::HEAD || code == 204 || code == 304 {
         flag::NO_BODY

@@ -4,7 +4,10 @@ use std::fmt;
 
 use crate::{
     abi::{Loss, REQUESTS},
-    http::{Connection, Direction, Event, FOUND, STEPS, Source, WINDOW, Window, advance, advance_unseen},
+    http::{
+        Connection, Direction, Event, FOUND, STEPS, Source, WINDOW, Window, advance, advance_discarded,
+        advance_unseen,
+    },
 };
 
 /// What one socket call moved, as the process under test sees it.
@@ -18,6 +21,8 @@ pub(super) enum Call<'a> {
     SendsPieces(&'a [Piece<'a>]),
     /// Received, but never in user memory.
     ReceivesPages(u64),
+    /// Received and thrown away by the kernel: `MSG_TRUNC`.
+    ReceivesAndDiscards(u64),
     /// Sent, but never in user memory: `sendfile`, `splice`.
     SendsPages(u64),
 }
@@ -144,6 +149,7 @@ impl Conversation {
             Call::ReceivesPieces(pieces) => self.pieces(Direction::Received, pieces.to_vec()),
             Call::SendsPieces(pieces) => self.pieces(Direction::Sent, pieces.to_vec()),
             Call::ReceivesPages(count) => self.pages(Direction::Received, count),
+            Call::ReceivesAndDiscards(count) => advance_discarded(&mut self.connection, count),
             Call::SendsPages(count) => self.pages(Direction::Sent, count),
         }
     }

@@ -59,7 +59,7 @@ fn expect_request(bytes: &[u8]) -> Result<bool, TestCaseError> {
     };
     prop_assert_eq!(
         codes_after(&bytes[..len]),
-        (1, expected),
+        (expected.len(), expected),
         "{}",
         bytes.escape_ascii()
     );

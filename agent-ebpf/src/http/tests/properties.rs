@@ -732,7 +732,9 @@ proptest! {
         if responds_first {
             conversation.call(Sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
         }
-        let mut expected = counted(3, if responds_first { &[200] } else { &[] });
+        // Of three requests two are answered, and the first one counts when it comes. Whatever is sent is its answer.
+        let requests = if responds_first || sent.is_some() { 3 } else { 2 };
+        let mut expected = counted(requests, if responds_first { &[200] } else { &[] });
         expected.responses.extend([code; 2]);
         if let Some(received) = &received {
             conversation.call(Receives(received));

@@ -281,7 +281,7 @@ pub fn unix_release(ctx: FEntryContext) -> u32 {
 #[inline(always)]
 pub fn received(data: Data, flags: u32) -> Data {
     if flags & MSG_TRUNC != 0 {
-        Data::Unreadable(Loss::UnreadablePages)
+        Data::Discarded
     } else {
         data
     }

@@ -113,7 +113,7 @@ pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
             count,
             |connection| {
                 if flags & MSG_TRUNC != 0 {
-                    Data::Unreadable(Loss::UnreadablePages)
+                    Data::Discarded
                 } else {
                     current_call_data(0, ctx.arg(0), connection)
                 }
@@ -203,7 +203,7 @@ fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
     }
     transferred::<Helper>(ctx, program, Socket::Any, direction, sock, result, |_| {
         if flags & MSG_TRUNC != 0 {
-            Data::Unreadable(Loss::UnreadablePages)
+            Data::Discarded
         } else {
             data(&call, description)
         }
