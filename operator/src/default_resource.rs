@@ -23,49 +23,41 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::api::v1alpha1::HttpStatistics;
+use crate::api_error::ApiError;
+use crate::error_chain::error_chain;
 
 /// Its field manager: neither the operator's own, nor that of people.
 const FIELD_MANAGER: &str = "scope-http-statistics-default";
-/// Of the finalizer alone: to let go of that must not touch what others have made of the rest meanwhile.
+/// The field manager of the finalizer alone: to take that away must not touch what others have made of the rest meanwhile.
 const FINALIZER_MANAGER: &str = "scope-http-statistics-young";
-/// The garbage collector's own: it removes it. See `FinalizerDeleteDependents` in k8s.io/apimachinery.
+/// The garbage collector's own finalizer, which it removes itself: `FinalizerDeleteDependents` in k8s.io/apimachinery.
 const FINALIZER: &str = "foregroundDeletion";
-/// Until then the resource is young: four times the period in which the garbage collector looks for definitions
+/// How long a resource is young: four times the period in which the garbage collector looks for definitions
 /// (`startGarbageCollectorController`).
 const YOUTH: Duration = Duration::from_mins(2);
-/// Between two attempts, at first and at most. Usually it is the definition that is not there yet.
+/// The pause between two attempts, at first and at most. Usually it is the definition that is not there yet.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Why a file has no resource to apply.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It cannot be read.
+pub(crate) enum Error {
+    /// There is no such file, or the operator may not read it.
     #[error("failed to read the default resource from {}: mount it there, or leave --default-resource out", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// It is not YAML.
     #[error("failed to read the default resource from {} as YAML: correct it", .path.display())]
     Yaml {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: Box<serde_saphyr::Error>, // it is large
     },
-    /// It is something else.
+    /// It is another object.
     #[error("{} has no HttpStatistics of {} with a name: correct it", .path.display(), "scope-http-statistics.dev/v1alpha1")]
-    Kind {
-        /// The file.
-        path: PathBuf,
-    },
+    Kind { path: PathBuf },
 }
 
 /// A resource to be applied once.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DefaultResource {
+pub(crate) struct DefaultResource {
     name: String,
     // As it was written: a field that we do not know is for the API server to judge.
     manifest: Value,
@@ -77,7 +69,7 @@ impl DefaultResource {
     ///
     /// # Errors
     /// When there is no such file, or something else in it.
-    pub fn read(path: &Path, owner: Option<String>) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path, owner: Option<String>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
@@ -105,7 +97,7 @@ impl DefaultResource {
     }
 
     /// Applies it, over whatever others have made of its fields, and sees it through its youth. Tries until that succeeds.
-    pub async fn apply(self, client: Client) {
+    pub(crate) async fn apply(self, client: Client) {
         let resource = self
             .persist("apply the default resource", || self.try_apply(&client))
             .await;
@@ -150,7 +142,8 @@ impl DefaultResource {
                     sleep(first).await;
                 }
                 Err(error) => {
-                    tracing::warn!(name = self.name, %error, "failed to {what}; trying again");
+                    let error = error_chain(&ApiError::from(error));
+                    tracing::warn!(name = self.name, error, "failed to {what}; trying again");
                     sleep(pause).await;
                     pause = longest.min(pause * 2);
                 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use operator::controller;
-use operator::lease::Leadership;
+use operator::leader::Leadership;
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::watch;
