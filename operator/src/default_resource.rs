@@ -4,11 +4,11 @@
 //! before it writes anything. So the chart hands it to the operator, as a file. An object of the release owns it: when
 //! Kubernetes deletes that one, because the release is gone or brings no resource any more, it deletes the resource too.
 //!
-//! Kubernetes' garbage collector learns of new definitions every 30 s. Of a definition that comes and goes in between it
-//! never hears, and so it never deletes what resources of that kind own: privileged pods would stay for ever. So while the
-//! resource is young, it has the garbage collector's own finalizer: deleted along with its definition, it stays until the
-//! garbage collector has heard of it, and the definition with it. Not for longer, because with that finalizer a
-//! `DaemonSet` may go only after its pods, which those of a dead node never do.
+//! Kubernetes' garbage collector learns of new definitions every 30 s. If a definition comes and goes in between, the garbage
+//! collector never deletes what resources of that kind own: privileged pods would stay for ever. So while the resource is young,
+//! it has the garbage collector's own finalizer. If it is then deleted along with its definition, both stay until the garbage
+//! collector has heard of them. It does not have the finalizer for longer, because that makes a `DaemonSet` wait for its pods, and
+//! those of a dead node never go.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub(crate) enum Error {
         path: PathBuf,
         source: Box<serde_saphyr::Error>, // it is large
     },
-    /// It is another object.
+    /// It is no `HttpStatistics` of this version, or has no name.
     #[error("{} has no HttpStatistics of {} with a name: correct it", .path.display(), "scope-http-statistics.dev/v1alpha1")]
     Kind { path: PathBuf },
 }
@@ -111,7 +111,7 @@ impl DefaultResource {
             let set = self.persist("give the default resource its finalizer", || {
                 self.set_finalizer(&client, &resource, true)
             });
-            // Later it is of no use.
+            // Once the resource is no longer young, the finalizer is of no use.
             let _in_time = timeout_at(end, set).await.is_ok();
             sleep_until(end).await;
         }
@@ -121,7 +121,8 @@ impl DefaultResource {
         .await;
     }
 
-    /// Tries until there is something: again after a while if not, and later and later after errors.
+    /// Tries until there is a result: again after a short pause if there is none yet, and after longer and longer ones if there
+    /// are errors.
     async fn persist<T, R>(&self, what: &str, attempt: impl Fn() -> R) -> T
     where
         R: Future<Output = kube::Result<Option<T>>>,
@@ -151,7 +152,7 @@ impl DefaultResource {
         }
     }
 
-    /// Nothing, if there is one that is being deleted: what is applied to that goes with it.
+    /// Returns nothing if the resource is being deleted: what is applied to it would go with it.
     async fn try_apply(&self, client: &Client) -> kube::Result<Option<DynamicObject>> {
         let owner = match &self.owner {
             Some(name) => Some(Api::<ClusterRole>::all(client.clone()).get(name).await?),
@@ -178,7 +179,7 @@ impl DefaultResource {
         there: bool,
     ) -> kube::Result<Option<()>> {
         let resources = resources(client);
-        // There is no right to get one.
+        // The operator may list resources, but not get one.
         let by_name = ListParams::default().fields(&format!("metadata.name={}", self.name));
         let Some(now) = resources.list(&by_name).await?.items.pop() else {
             return Ok(Some(()));
@@ -222,10 +223,10 @@ fn resources(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::erase::<HttpStatistics>(&()))
 }
 
-/// How long something that was created then is young.
+/// How much longer a resource is young that was created then.
 fn youth_left(created: Option<Timestamp>, now: Timestamp) -> Duration {
     let age = created.map_or(Duration::ZERO, |created| {
-        // Before zero it is the other clock that is ahead.
+        // A negative age means that the API server's clock is ahead.
         Duration::try_from(now.duration_since(created)).unwrap_or_default()
     });
     YOUTH.saturating_sub(age)

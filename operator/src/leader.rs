@@ -1,11 +1,11 @@
 //! Leader election: of several operators, the one that holds the `Lease` works.
 //!
-//! Goal: there are never two that write, whatever their clocks say. So no time in the `Lease` is ever read; those are for people. An
-//! operator that waits for the `Lease` takes it after having seen it unchanged for [`PATIENCE`], by its own clock. The operator that
-//! holds it stops when it could not renew it for [`RENEW_DEADLINE`], which is shorter, and counts from before it asked. Two clocks are
-//! read for that: one that runs on when someone sets the time, and one that runs on while the machine sleeps. The leader's work is
-//! dropped then. Each write looks once more before it begins ([`Leadership::lasts`]), since a process that was stopped for a while
-//! may go on with a write after its leadership.
+//! Goal: there are never two that write, whatever their clocks say. So no time in the `Lease` is ever read; those are for
+//! people. An operator that waits for the `Lease` takes it after having seen it unchanged for [`PATIENCE`], by its own clock. The
+//! operator that holds it stops when it could not renew it for [`RENEW_DEADLINE`], which is shorter and counts from before it
+//! asked. Two clocks are read for that: one that runs on when someone sets the time, and one that runs on while the machine
+//! sleeps. Its work is dropped then. Each write looks once more before it begins ([`Leadership::lasts`]), since a process that was
+//! stopped for a while may come back to a write when its leadership is over.
 //!
 //! Writes of the `Lease` name the version that they replace. So if two operators take it, one of them is refused.
 
@@ -239,7 +239,7 @@ impl Candidate {
         }
     }
 
-    /// The `Lease`, if it could be had; else who has it.
+    /// The `Lease`, if it could be had; otherwise the operator that has it.
     async fn attempt(&self, seen: &mut Option<LastSeen>) -> Result<Result<Lease, String>, Error> {
         let lease = within(self.leases.get_opt(NAME)).await?;
         let parameters = PostParams::default();

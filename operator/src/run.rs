@@ -33,7 +33,7 @@ pub(crate) enum Error {
         /// What the kernel says.
         source: io::Error,
     },
-    /// The listener broke.
+    /// No more connections can be accepted.
     #[error("failed to serve /healthz, /readyz and /metrics")]
     Serve(#[source] io::Error),
     /// There is no runtime, or no handler of signals.

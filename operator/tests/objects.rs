@@ -370,7 +370,7 @@ fn agents_are_replaced_without_a_gap_where_the_api_server_can_and_as_the_resourc
 }
 
 #[test]
-fn where_kubernetes_leaves_a_gap_that_nobody_asked_for_the_same_agents_stand_in() {
+fn where_kubernetes_would_leave_an_unwanted_gap_the_same_agents_surge() {
     let on_node_port = json!({"hostId": "Hostname", "metrics": {"port": 9464}});
     let old = [None, Some(20), Some(21)];
     let new = [Some(22), Some(33)];

@@ -48,10 +48,10 @@ pub(super) struct PodStatus {
     /// `Ready` and `PodScheduled` are looked at.
     #[serde(default)]
     pub(super) conditions: Vec<PodCondition>,
-    /// One, which tells the hook.
+    /// There is one: it ends by telling the hook.
     #[serde(default)]
     pub(super) init_container_statuses: Vec<ContainerStatus>,
-    /// One, the agent.
+    /// There is one: the agent.
     #[serde(default)]
     pub(super) container_statuses: Vec<ContainerStatus>,
 }

@@ -29,9 +29,9 @@ use crate::names::{AGENT_PODS, INSTANCE_LABEL, MANAGED, object_name, surge_name}
 pub(super) enum Trigger {
     /// The resource of that name, if there is one.
     One(String),
-    /// Each of them.
+    /// Every resource that there is.
     All,
-    /// None of them, but a watch broke: the API server that answers next may be another one.
+    /// No resource, but a watch broke: the API server that answers next may be another one.
     Lost,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Trigger {
 #[derive(Clone)]
 pub(super) struct Caches {
     pub(super) resources: Store<Raw>,
-    // What the operator made, of all resources.
+    // What the operator made, for all resources.
     pub(super) service_accounts: Store<ServiceAccount>,
     pub(super) bindings: Store<ClusterRoleBinding>,
     pub(super) config_maps: Store<ConfigMap>,
@@ -49,7 +49,7 @@ pub(super) struct Caches {
     pub(super) pods: Store<AgentPod>,
     /// Names and labels of all nodes.
     pub(super) nodes: Store<PartialObjectMeta<Node>>,
-    /// Of the objects, but for the bindings.
+    /// Where those are, but for the bindings, which have no namespace.
     namespace: String,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'sta
     let (resources, on_resource) = reflect(
         watcher(Api::<Raw>::all(client.clone()), watcher::Config::default()),
         thin,
-        // A change of one resource may free nodes for others. The status is our own.
+        // A change of one resource may free nodes for others. Only the operator writes the status.
         |resource: &Raw| {
             Some(hash(&(
                 resource.meta().generation,
@@ -108,7 +108,7 @@ pub(super) fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'sta
     let (pods, on_pod) = reflect(
         watcher(Api::<AgentPod>::namespaced(client.clone(), &namespace_of), agents),
         AgentPod::thin,
-        // How many are ready is in the DaemonSet's status; where, and which hooks they use, is not.
+        // The DaemonSet's status tells how many are ready, but neither where nor which hooks they use.
         |pod: &AgentPod| {
             let failure = pods::failure(pod).map(|failure| (failure.node, failure.message));
             Some(hash(&(failure, pod.serves(), pod.hook())))
@@ -190,7 +190,8 @@ where
 
 type ObjectKey = (Option<String>, String);
 
-/// Whether an event changes what matters. Objects come and go, and after a new list anything may have happened.
+/// Whether an event changes what matters. It does if the object has gone, or if a new list has ended: then anything may have
+/// happened.
 fn changed<K: Resource>(
     event: &watcher::Event<K>,
     known: &mut BTreeMap<ObjectKey, u64>,

@@ -28,8 +28,7 @@ pub struct Claim {
 
 impl Claim {
     /// Older first. The API server counts in seconds, so the name decides between twins.
-    #[must_use]
-    pub fn by_age(&self, other: &Self) -> Ordering {
+    pub(crate) fn by_age(&self, other: &Self) -> Ordering {
         let key = |claim: &Self| claim.created.unwrap_or(Timestamp::MAX);
         (key(self), &self.name).cmp(&(key(other), &other.name))
     }
@@ -38,7 +37,7 @@ impl Claim {
 /// What older claims leave of a selector.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Remainder {
-    /// No older claim can meet it.
+    /// All its nodes: no older claim can select one of them.
     Everything,
     /// Nodes that match one of these alternatives.
     Nodes(Vec<Vec<Without>>),
@@ -61,7 +60,7 @@ impl Remainder {
     pub fn of(own: &Selector, older: &[Claim]) -> Self {
         let mut alternatives: BTreeSet<BTreeSet<Without>> = [BTreeSet::new()].into();
         for claim in older.iter().filter(|claim| !claim.selector.is_disjoint(own)) {
-            // A label that both select is there on every node of ours, so it cannot be the one that is missing.
+            // A label that both select is there on every node that `own` selects, so it cannot be the one that is missing.
             let missing: Vec<Without> = claim
                 .selector
                 .labels()
@@ -98,8 +97,7 @@ impl Remainder {
     }
 
     /// As node affinity: one of the terms must match. `None` where no affinity is needed.
-    #[must_use]
-    pub fn terms(&self) -> Option<Vec<NodeSelectorTerm>> {
+    pub(crate) fn terms(&self) -> Option<Vec<NodeSelectorTerm>> {
         let not_in = |key: &str, value: &str| NodeSelectorRequirement {
             key: key.to_owned(),
             operator: "NotIn".to_owned(),
@@ -132,17 +130,16 @@ impl Remainder {
 
 /// Nodes that a resource selects and that an older one has.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// The older resources, by age.
-    pub older: Vec<String>,
+    pub(crate) older: Vec<String>,
     /// The nodes, by name.
-    pub nodes: Vec<String>,
+    pub(crate) nodes: Vec<String>,
 }
 
 impl Conflict {
     /// Of the nodes that there are, by name and labels.
-    #[must_use]
-    pub fn of<'a>(
+    pub(crate) fn of<'a>(
         own: &Selector,
         older: &[Claim],
         nodes: impl Iterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
@@ -172,8 +169,7 @@ impl Conflict {
     }
 
     /// Whether no node is in conflict.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 }

@@ -20,7 +20,7 @@ use super::validate::{Selector, validate};
 pub(super) struct Dereferenced {
     /// Claims of older resources, oldest first.
     older: Vec<Claim>,
-    /// All nodes.
+    /// Names and labels of all nodes, selected or not.
     nodes: Vec<Arc<PartialObjectMeta<Node>>>,
     /// Those of the agents and of the surge.
     pub(super) pods: Vec<Arc<AgentPod>>,

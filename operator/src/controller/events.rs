@@ -20,9 +20,9 @@ const MAX_MESSAGE: usize = 1024;
 pub(super) struct Transition {
     /// Whether someone should do something about it.
     pub(super) warning: bool,
-    /// In one word.
+    /// The reason of the condition, or `Recovered`.
     pub(super) reason: String,
-    /// In a sentence.
+    /// The message of the condition.
     pub(super) message: String,
 }
 

@@ -1,15 +1,15 @@
 //! Brings the cluster to what the `HttpStatistics` resources say.
 //!
 //! This module wires watches, queue and leadership. [`reconcile`] does the work for one resource: [`dereference`] (collect what
-//! decides about it) → [`validate`] (check it) → [`build`] (its objects) → [`apply`] (write what differs) → [`rollout`] (the agents,
-//! when they may be replaced) → [`status`] (say so, with [`events`]). `validate`, `build`, and what decides in `rollout` and `status`
-//! take no client.
+//! decides about it) → [`validate`] (check it) → [`build`] (its objects) → [`apply`] (write what differs) → [`rollout`] (replace
+//! the agents when that may be) → [`status`] (say what came of it, with [`events`]). `validate`, `build`, and what decides in
+//! `rollout` and `status` take no client.
 //!
 //! Invariants:
-//! - Nothing is read but from [`caches`], and the API server's [`version`]. Nothing is written that is there already. So a
-//!   cluster at rest sees no request but its watches.
-//! - Deleting is left to Kubernetes: every object has its resource as owner. Only the surge, which serves while agents are replaced,
-//!   is deleted when it is no longer needed.
+//! - All objects are read from [`caches`]; the API server is asked only for its [`version`]. An object is written only if it
+//!   differs. So a cluster at rest sees the watches' requests, and hardly any others.
+//! - Deleting is left to Kubernetes: every object has its resource as owner. Only the surge, which serves while agents are
+//!   replaced, is deleted when it is no longer needed.
 //! - A resource that cannot be used changes nothing, and is looked at again when it changes.
 
 mod agent_pod;

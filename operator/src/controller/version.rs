@@ -1,7 +1,7 @@
 //! What the API server can do, by its version.
 //!
-//! It is asked for at the start; again when a watch broke, since the API server may have been replaced by another one; and now and
-//! then, since not every break shows.
+//! It is asked for at the start, when a watch broke, and now and then: the API server may have been replaced by another one, and
+//! not every break shows.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::api_error::ANSWER_TIMEOUT;
 
-/// Time between two attempts.
+/// Time between two questions at least.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Watches end about as often by themselves, and that is no error.
+/// How often the version is asked for if no watch breaks. Watches end about as often by themselves, which is no error.
 const NOW_AND_THEN: Duration = Duration::from_mins(10);
 
 /// A version of Kubernetes.
@@ -27,7 +27,7 @@ pub struct Version {
     pub minor: u32,
 }
 
-/// The first that knows `maxSurge` of a `DaemonSet` without being asked to (KEP-1591, beta).
+/// The first version that knows `maxSurge` of a `DaemonSet` without being asked to (KEP-1591, beta).
 pub(crate) const MAX_SURGE: Version = Version { major: 1, minor: 22 };
 
 impl Version {
@@ -54,7 +54,7 @@ impl std::fmt::Display for Version {
 /// What is known of the API server's version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Known {
-    /// Nobody has answered yet.
+    /// The API server has not answered yet.
     #[default]
     NotYet,
     /// The API server does not tell.
@@ -110,7 +110,7 @@ pub(crate) async fn follow(client: &Client, lost: &Notify, known: &watch::Sender
         // Seven watches may break at once.
         sleep(PAUSE).await;
         if asked {
-            // Either will do.
+            // Whichever comes first.
             let _elapsed = timeout(NOW_AND_THEN, lost.notified()).await;
         }
     }

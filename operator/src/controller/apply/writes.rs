@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::error::{Error, kind_and_name};
 
-/// How long the cache may lag behind a write of ours. After that, what it shows counts as someone else's change. A resource
+/// How long the cache may lag behind a write of the operator. After that, what it shows counts as someone else's change. A resource
 /// whose caches lag is reconciled again then.
 pub(crate) const CACHE_LAG: Duration = Duration::from_secs(5);
 

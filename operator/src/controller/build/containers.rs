@@ -68,16 +68,17 @@ pub(super) fn agent(agents: &Agents) -> Container {
             vec![ContainerPort {
                 name: Some("metrics".to_owned()),
                 container_port: port,
-                // In the node's network it is the default. What was asked for goes again; a default would stay.
+                // In the node's network, the API server would set it anyway. But a default would stay when it is no longer wanted,
+                // while a field that was applied goes.
                 host_port: (*host_id == HostId::Hostname).then_some(port),
-                // Before 1.24, server-side apply needs what is a default.
+                // Before 1.24, server-side apply needs it, although it is the default.
                 protocol: Some("TCP".to_owned()),
                 ..ContainerPort::default()
             }]
         }),
         resources: Some(resources.clone()),
         security_context: Some(security_context(*security)),
-        // All probes ask this agent over its own socket, and over Scope's once it serves there.
+        // All probes ask this agent over its own socket, and over Scope's as soon as it serves there.
         startup_probe: Some(probe(alive, 2, 30)),
         liveness_probe: Some(probe(alive, 20, 3)),
         readiness_probe: Some(probe(ready, 10, 3)),
@@ -100,7 +101,7 @@ fn hook_variable(hook: AttachMode) -> EnvVar {
     variable("SCOPE_HTTP_STATISTICS_HOOK", hook_name(hook).to_owned())
 }
 
-/// Only what cannot change while the agent runs: variables come before its file.
+/// Only what cannot change while the agent runs: variables take precedence over its file.
 fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec<EnvVar> {
     let mut variables = vec![
         variable("SCOPE_HTTP_STATISTICS_CONFIG", configuration_path()),
@@ -108,9 +109,9 @@ fn environment(hook: AttachMode, host_id: HostId, plugin_directory: &str) -> Vec
         // The probes need it as well.
         variable("SCOPE_HTTP_STATISTICS_PLUGIN_DIR", plugin_directory.to_owned()),
     ];
-    // Always: agents of two resources, or of an old and a new one, may meet on a node.
+    // Always set: agents of two resources, or an old and a new agent, may meet on a node.
     variables.push(variable("SCOPE_HTTP_STATISTICS_STANDBY_SOCKET", standby_socket()));
-    // Whose pods to ask the API server for, and what Scope calls the host.
+    // The node whose pods the agent asks the API server for. With `NodeName`, Scope calls the host so, too.
     variables.push(node_name("SCOPE_HTTP_STATISTICS_NODE_NAME"));
     if host_id == HostId::NodeName {
         variables.push(node_name("NODE_NAME"));

@@ -44,7 +44,7 @@ pub(super) fn namespaced(identity: &Identity, namespace: &str) -> ObjectMeta {
     }
 }
 
-/// Of the surge `DaemonSet`.
+/// Of the surge `DaemonSet`, which has a name and a component of its own.
 pub(super) fn surge(identity: &Identity, namespace: &str) -> ObjectMeta {
     let mut metadata = namespaced(identity, namespace);
     metadata.name = Some(surge_name(&identity.name));

@@ -1,8 +1,8 @@
 //! From a checked resource to the objects that it owns. Pure: the same resource gives the same objects.
 //!
 //! What the agents can take over while they run is in the `ConfigMap` and nowhere else. What they cannot is in the template of
-//! their pods and nowhere else. So a change of the former restarts nothing, and a change of the latter rolls out, without a hash of
-//! anything.
+//! their pods and nowhere else. So a change of the former restarts nothing, and a change of the latter rolls out, without a hash
+//! of anything.
 
 mod cluster_role_binding;
 mod config_map;

@@ -1,7 +1,7 @@
 //! Writes the agents' `DaemonSet` when the time for that has come, and the surge's around it.
 //!
-//! Usually that is one write, and Kubernetes does the rest. Where Kubernetes cannot replace agents without a gap, [`surge`] decides,
-//! from what [`fleet`] and [`coverage`] say of the pods that are there.
+//! Usually that is one write, and Kubernetes does the rest. Where Kubernetes cannot replace agents without a gap, [`surge`]
+//! decides, from what [`fleet`] and [`coverage`] say of the pods that are there.
 
 mod coverage;
 mod fleet;
@@ -38,12 +38,11 @@ pub(super) struct RolledOut {
     pub(super) again: Option<Duration>,
 }
 
-/// Writes the agents' `DaemonSet`, unless the surge has to cover them first. Starts the surge, and deletes it when it is no longer
-/// needed.
+/// Writes the agents' `DaemonSet`, unless the surge has to cover them first. Starts the surge, and deletes it when it is no
+/// longer needed.
 ///
 /// # Errors
-/// When something cannot be written, or the API server does not tell what a write would do. No node is left without an agent by
-/// that.
+/// When something cannot be written, or the API server does not tell what a write would do. The agents go on as they are.
 pub(super) async fn roll_out(
     applier: &Applier,
     objects: &Objects,
@@ -126,8 +125,8 @@ impl<'a> Rollout<'a> {
         Ok(unchanged.or_else(|| self.live_surge.map(|surge| self.writes.recall(surge))))
     }
 
-    /// The surge that is desired and the agents that are there, if these may be replaced only while the surge covers them: a write
-    /// would replace pods, with a gap, and not for someone else's sake.
+    /// The surge that is desired and the agents that are there, if these may be replaced only while the surge covers them: when a
+    /// write would replace pods, with a gap, and does not only undo what someone else wrote.
     async fn needs_cover(&mut self) -> Result<Option<(&'a DaemonSet, Applied<DaemonSet>)>, Error> {
         let (Some(surge), Some(live)) = (&self.objects.surge, self.live) else {
             return Ok(None);

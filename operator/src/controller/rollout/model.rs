@@ -56,7 +56,7 @@ impl Set {
         self.pods[node].is_some_and(|pod| pod.placed)
     }
 
-    /// As `Fleet::of`.
+    /// What `Fleet::of` would say of it.
     fn fleet(&self, late: bool) -> Fleet {
         let since = if late { 0 } else { NOW };
         let here = |pod: &Option<ModelPod>| pod.filter(|pod| !pod.leaving);
@@ -170,8 +170,8 @@ impl Model {
     }
 }
 
-/// Specs come and go at any time, also such whose agents fail, and some nodes have room for one pod only: until somebody
-/// has waited for long, no node that is served is ever without, and a good spec that stays is everywhere in the end.
+/// Specs come and go at any time, also specs whose agents fail, and some nodes have room for one pod only. Until a pod has waited
+/// for long, no node that is served is ever without an agent. A good spec that stays is everywhere in the end.
 #[test]
 fn no_order_of_events_leaves_a_node_without_or_hangs() {
     for seed in 1..=2000 {

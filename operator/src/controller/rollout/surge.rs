@@ -118,9 +118,9 @@ mod tests {
             nodes: [("elsewhere".to_owned(), SERVES)].into(),
             ..served.clone()
         };
-        let (bring, write) = (hold(true, None), Replace::Now);
+        let (start, write) = (hold(true, None), Replace::Now);
         let cases: Vec<(&str, Fleet, Option<Fleet>, Replace)> = vec![
-            ("there is no surge", served.clone(), None, bring),
+            ("there is no surge", served.clone(), None, start),
             (
                 "there is nothing to lose",
                 fleet(&[starting, starting]),
@@ -134,30 +134,35 @@ mod tests {
                     ..fleet(&[starting, starting])
                 },
                 None,
-                bring,
+                start,
             ),
             (
-                "they are not there yet",
+                "the surge is not there yet",
                 served.clone(),
                 Some(Fleet {
                     complete: false,
                     ..fleet(&[])
                 }),
-                bring,
+                start,
             ),
             (
-                "one of them starts",
+                "a surge agent starts",
                 served.clone(),
                 Some(fleet(&[SERVES, starting])),
-                bring,
+                start,
             ),
             (
-                "they are being changed",
+                "the surge is being changed",
                 served.clone(),
                 Some(unsettled(true)),
-                bring,
+                start,
             ),
-            ("it is not sure", served.clone(), Some(unsettled(false)), bring),
+            (
+                "the caches disagree",
+                served.clone(),
+                Some(unsettled(false)),
+                start,
+            ),
             (
                 "all are ready",
                 served.clone(),
@@ -194,11 +199,11 @@ mod tests {
                 "the image is bad",
                 served.clone(),
                 Some(fleet(&[fails(1), no_room(1)])),
-                bring,
+                start,
             ),
             // The agents are being replaced, and another spec comes.
             (
-                "who serves alone is left alone",
+                "a surge agent that serves alone is left alone",
                 fleet(&[SERVES, starting]),
                 Some(fleet(&[starting, SERVES])),
                 hold(false, Some(5)),
@@ -216,7 +221,7 @@ mod tests {
                 hold(false, Some(5)),
             ),
             (
-                "one of them is leaving",
+                "a surge agent is being deleted",
                 served.clone(),
                 Some(Fleet {
                     lost_in: Some(Duration::from_mins(2)),
@@ -239,33 +244,43 @@ mod tests {
             lost_in,
             ..served.clone()
         };
-        let replacing = |presences: &[PodState]| Fleet {
+        let replacing = |states: &[PodState]| Fleet {
             updated: false,
-            ..fleet(presences)
+            ..fleet(states)
         };
         let go = Leave::Now;
-        // With the agents; whether they are still replaced in this way, or in another one by now.
+        // The agents; then what is expected while they are to be replaced with a surge, and when that is no longer wanted.
         let cases = [
             ("all are ready", served.clone(), go, go),
-            ("it is not sure", incomplete(None), keep(None), keep(None)),
+            ("the caches disagree", incomplete(None), keep(None), keep(None)),
             (
-                "one is leaving",
+                "an agent is being deleted",
                 incomplete(Some(Duration::from_mins(2))),
                 keep(Some(2)),
                 keep(Some(2)),
             ),
-            ("some are of before", replacing(&[SERVES, SERVES]), keep(None), go),
+            (
+                "some are of the template before",
+                replacing(&[SERVES, SERVES]),
+                keep(None),
+                go,
+            ),
             ("one starts", fleet(&[SERVES, starting]), keep(None), keep(None)),
             ("one fails", fleet(&[SERVES, fails(1)]), keep(None), keep(None)),
             (
-                "they take its room",
+                "the surge takes its room",
                 replacing(&[SERVES, no_room(56)]),
                 keep(Some(1)),
                 keep(Some(1)),
             ),
-            ("they took its room", replacing(&[SERVES, no_room(55)]), go, go),
             (
-                "they took its room, but others are replaced",
+                "the surge took its room",
+                replacing(&[SERVES, no_room(55)]),
+                go,
+                go,
+            ),
+            (
+                "the surge took its room, but others are replaced",
                 Fleet {
                     desired: 11,
                     ready: 10,
@@ -275,21 +290,21 @@ mod tests {
                 go,
             ),
             (
-                "they took its room, and one fails",
+                "the surge took its room, and one fails",
                 replacing(&[fails(1), no_room(1)]),
                 keep(None),
                 keep(None),
             ),
             ("it is to be elsewhere", fleet(&[SERVES]), go, go),
         ];
-        for (what, agents, in_this_way, otherwise) in cases {
-            for (wanted, expected) in [(true, in_this_way), (false, otherwise)] {
+        for (what, agents, with_surge, otherwise) in cases {
+            for (wanted, expected) in [(true, with_surge), (false, otherwise)] {
                 let planned = may_leave(wanted, &agents, &served, at(NOW));
                 assert_eq!(planned, expected, "{what}, {wanted}");
             }
         }
 
-        // Who took the room need not be of use there; where it has none itself, it is not to blame.
+        // A surge agent may have taken the room without serving. One that has no room itself is not to blame.
         for (surge, since, expected) in [
             (fails(1), 55, go),
             (fails(1), 56, keep(Some(1))),

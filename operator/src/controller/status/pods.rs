@@ -36,7 +36,7 @@ fn reason(pod: &AgentPod) -> Option<String> {
         pod.status.init_container_statuses.first(),
         pod.status.container_statuses.first(),
     );
-    // The agent waits for what comes before it, and whatever is wrong with the image shows there first.
+    // The agent waits for the init container, and whatever is wrong with the image shows there first.
     let container = before.filter(|container| !is_done(container)).or(agent)?;
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
@@ -49,7 +49,7 @@ fn reason(pod: &AgentPod) -> Option<String> {
             }),
         };
     }
-    // What comes before the agent is never `started` for long: it ends.
+    // An init container is not `started` for long: it ends.
     let is_before = before.is_some_and(|before| std::ptr::eq(before, container));
     if state.terminated.is_some() || is_before || !container.started.unwrap_or_default() {
         return last_words(container);
@@ -69,7 +69,7 @@ fn is_done(container: &ContainerStatus) -> bool {
     end.is_some_and(|end| end.exit_code == 0)
 }
 
-/// What the agent said at its end; of now, or of the time before.
+/// What the container said when it ended, or when it ended last if it was started again.
 fn last_words(container: &ContainerStatus) -> Option<String> {
     let ended = |state: &Option<_>| {
         state
@@ -177,7 +177,7 @@ mod tests {
                 container(&json!({"state": waiting("CrashLoopBackOff", "back-off 20s"), "lastState": end})),
                 own,
             ),
-            // Again on its way, and not there yet.
+            // Started again, and not there yet.
             (container(&json!({"state": running, "lastState": end})), own),
             (
                 container(&json!({"state": waiting("ContainerCreating", ""), "lastState": end})),

@@ -18,31 +18,31 @@ use crate::controller::version::{MAX_SURGE, Version};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agents {
     /// Whose agents they are.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// The image that their nodes pull.
-    pub image: String,
+    pub(crate) image: String,
     /// Where they run.
     pub node_selector: Selector,
     /// Taints they tolerate.
-    pub tolerations: Vec<Toleration>,
+    pub(crate) tolerations: Vec<Toleration>,
     /// Priority class of their pods.
-    pub priority_class: Option<String>,
+    pub(crate) priority_class: Option<String>,
     /// What they request and may use.
-    pub resources: ResourceRequirements,
+    pub(crate) resources: ResourceRequirements,
     /// Secrets with which their nodes pull the image.
-    pub image_pull_secrets: Vec<LocalReference>,
+    pub(crate) image_pull_secrets: Vec<LocalReference>,
     /// When they are replaced, and how many at a time.
-    pub update: Update,
+    pub(crate) update: Update,
     /// Their rights on the node.
-    pub security: SecurityMode,
+    pub(crate) security: SecurityMode,
     /// How they attach to the kernel.
-    pub hook: AttachMode,
+    pub(crate) hook: AttachMode,
     /// By which name they report their host to Scope.
-    pub host_id: HostId,
+    pub(crate) host_id: HostId,
     /// Scope's plugin directory.
-    pub plugin_directory: String,
+    pub(crate) plugin_directory: String,
     /// What they read from their file.
-    pub configuration: AgentConfiguration,
+    pub(crate) configuration: AgentConfiguration,
 }
 
 impl Agents {
@@ -62,19 +62,18 @@ impl Agents {
 
 /// Which `HttpStatistics` this is.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Its name, good as the value of a label.
-    pub name: String,
+    pub(crate) name: String,
     /// Its uid: another one is another resource, even under the same name.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Counts the changes of the spec.
-    pub generation: i64,
+    pub(crate) generation: i64,
 }
 
 impl Identity {
     /// What makes an object go when the resource goes.
-    #[must_use]
-    pub fn owner_reference(&self) -> OwnerReference {
+    pub(crate) fn owner_reference(&self) -> OwnerReference {
         let Self {
             name,
             uid,
@@ -95,19 +94,19 @@ impl Identity {
 
 /// What the agents read from their file and take over while they run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AgentConfiguration {
+pub(crate) struct AgentConfiguration {
     /// Time between measurements.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// How far back a report reaches.
-    pub history: Duration,
+    pub(crate) history: Duration,
     /// Codes with a metric of their own.
-    pub status_codes: Vec<i32>,
+    pub(crate) status_codes: Vec<i32>,
     /// Which pods are reported.
-    pub namespaces: Namespaces,
+    pub(crate) namespaces: Namespaces,
     /// Which processes are reported.
-    pub processes: Processes,
+    pub(crate) processes: Processes,
     /// The port of `/metrics`; without one, it is not served.
-    pub metrics_port: Option<i32>,
+    pub(crate) metrics_port: Option<i32>,
     /// The least severe messages that are logged.
-    pub log_level: LogLevel,
+    pub(crate) log_level: LogLevel,
 }

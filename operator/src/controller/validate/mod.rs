@@ -13,12 +13,13 @@ mod update;
 
 use std::time::Duration;
 
-pub use self::agents::{AgentConfiguration, Agents, Identity};
+pub use self::agents::Agents;
+pub(crate) use self::agents::{AgentConfiguration, Identity};
 pub use self::error::Error;
 pub use self::selector::Selector;
 use self::syntax::{MAX_NAME, is_dns_label, is_plugin_directory, is_subdomain};
 pub use self::tolerations::TolerationError;
-pub use self::update::Update;
+pub(crate) use self::update::Update;
 use super::raw::Raw;
 use crate::api::v1alpha1::{HostId, HttpStatisticsSpec, MetricsEndpoint, Namespaces};
 

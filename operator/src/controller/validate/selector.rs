@@ -12,20 +12,17 @@ pub struct Selector(BTreeMap<String, String>);
 
 impl Selector {
     /// The labels, by name.
-    #[must_use]
-    pub fn labels(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
         &self.0
     }
 
     /// Whether a node with these labels is selected.
-    #[must_use]
-    pub fn selects(&self, node: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn selects(&self, node: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|(key, value)| node.get(key) == Some(value))
     }
 
     /// Whether no node can carry the labels of both.
-    #[must_use]
-    pub fn is_disjoint(&self, other: &Self) -> bool {
+    pub(crate) fn is_disjoint(&self, other: &Self) -> bool {
         self.0
             .iter()
             .any(|(key, value)| other.0.get(key).is_some_and(|others| others != value))

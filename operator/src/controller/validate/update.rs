@@ -7,7 +7,7 @@ use crate::api::v1alpha1::{UpdateKind, UpdateStrategy};
 
 /// How agents are replaced.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Update {
+pub(crate) enum Update {
     /// When someone deletes them.
     OnDelete,
     /// Node after node, without a gap: by Kubernetes where it can surge, otherwise by the operator's surge.
@@ -23,8 +23,7 @@ pub enum Update {
 
 impl Update {
     /// On how many nodes at a time agents are replaced, unless the resource says so.
-    #[must_use]
-    pub fn default_pace() -> IntOrString {
+    pub(crate) fn default_pace() -> IntOrString {
         IntOrString::String("10%".to_owned())
     }
 
