@@ -1,9 +1,9 @@
 //! Brings the cluster to what the `HttpStatistics` resources say.
 //!
-//! This module wires watches, queue and leadership. [`reconcile`] does the work for one resource: [`dereference`] (collect what
-//! decides about it) → [`validate`] (check it) → [`build`] (its objects) → [`apply`] (write what differs) → [`rollout`] (replace
-//! the agents when that may be) → [`status`] (say what came of it, with [`events`]). `validate`, `build`, and what decides in
-//! `rollout` and `status` take no client.
+//! This module wires watches, queue and leadership. [`mod@reconcile`] does the work for one resource: [`dereference`] (collect
+//! what decides about it) → [`validate`] (check it) → [`build`] (its objects) → [`apply`] (write what differs) → [`rollout`]
+//! (replace the agents when that may be) → [`status`] (say what came of it, with [`events`]). `validate`, `build`, and what
+//! decides in `rollout` and `status` take no client.
 //!
 //! Invariants:
 //! - All objects are read from [`caches`]; the API server is asked only for its [`version`]. An object is written only if it

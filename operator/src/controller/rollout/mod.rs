@@ -195,7 +195,7 @@ impl<'a> Rollout<'a> {
             Leave::Now => {
                 self.applier
                     .delete(&self.sets, &surge.object, self.writes)
-                    .await?
+                    .await?;
             }
         }
         Ok(None)

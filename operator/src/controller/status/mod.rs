@@ -1,4 +1,4 @@
-//! From what was observed to the status: counts, and conditions that a person can act on. Pure, but for [`publish`].
+//! From what was observed to the status: counts, and conditions that a person can act on. Pure, but for [`publish()`].
 
 mod conditions;
 mod counts;
