@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::error::Error as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::crd;
 use crate::default_resource::{self, DefaultResource};
+use crate::error_chain::error_chain;
 use crate::run;
 
 /// Runs the agents of scope-http-statistics on a cluster as its HttpStatistics resources say.
@@ -109,8 +110,8 @@ enum Error {
     DefaultResource(#[from] default_resource::Error),
     #[error(transparent)]
     Run(#[from] run::Error),
-    #[error("`{0}` is no log filter: write a level, as in info, or a list, as in info,kube=debug")]
-    Log(String),
+    #[error("`{filter}` is no log filter: write a level, as in info, or a list, as in info,kube=debug")]
+    Log { filter: String, source: ParseError },
     #[error("failed to write to standard output")]
     Output(#[source] io::Error),
 }
@@ -125,8 +126,8 @@ pub fn run(cli: Cli, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With standard error gone as well, the exit code is all that is left to tell.
-            let _ = writeln!(err, "{}", describe(&error));
+            // If standard error is gone as well, the exit code has to tell.
+            let _ = writeln!(err, "error: {}", error_chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -142,7 +143,7 @@ fn operate(options: Options) -> Result<(), Error> {
         log,
         log_format,
     } = options;
-    let filter = EnvFilter::try_new(&log).ok().ok_or(Error::Log(log))?;
+    let filter = EnvFilter::try_new(&log).map_err(|source| Error::Log { filter: log, source })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -169,16 +170,6 @@ fn print_crd(out: &mut impl Write) -> Result<(), Error> {
         .map_err(Error::Output)
 }
 
-fn describe(error: &Error) -> String {
-    let mut text = format!("error: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +192,9 @@ mod tests {
         assert_eq!((code, out.as_str()), (ExitCode::FAILURE, ""));
         assert_eq!(
             err,
-            "error: `info=loud=x` is no log filter: write a level, as in info, or a list, as in info,kube=debug\n"
+            "error: `info=loud=x` is no log filter: write a level, as in info, or a list, as in info,kube=debug: \
+             error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", \
+             or a number 0-5\n"
         );
     }
 

@@ -4,11 +4,11 @@
 //! before it writes anything. So the chart hands it to the operator, as a file. An object of the release owns it: when
 //! Kubernetes deletes that one, because the release is gone or brings no resource any more, it deletes the resource too.
 //!
-//! Kubernetes' garbage collector learns of new definitions every 30 s. Of a definition that comes and goes in between it
-//! never hears, and so it never deletes what resources of that kind own: privileged pods would stay for ever. So while the
-//! resource is young, it has the garbage collector's own finalizer: deleted along with its definition, it stays until the
-//! garbage collector has heard of it, and the definition with it. Not for longer, because with that finalizer a
-//! `DaemonSet` may go only after its pods, which those of a dead node never do.
+//! Kubernetes' garbage collector learns of new definitions every 30 s. If a definition comes and goes in between, the garbage
+//! collector never deletes what resources of that kind own: privileged pods would stay for ever. So while the resource is young,
+//! it has the garbage collector's own finalizer. If it is then deleted along with its definition, both stay until the garbage
+//! collector has heard of them. It does not have the finalizer for longer, because that makes a `DaemonSet` wait for its pods, and
+//! those of a dead node never go.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,49 +23,41 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::api::v1alpha1::HttpStatistics;
+use crate::api_error::ApiError;
+use crate::error_chain::error_chain;
 
 /// Its field manager: neither the operator's own, nor that of people.
 const FIELD_MANAGER: &str = "scope-http-statistics-default";
-/// Of the finalizer alone: to let go of that must not touch what others have made of the rest meanwhile.
+/// The field manager of the finalizer alone: to take that away must not touch what others have made of the rest meanwhile.
 const FINALIZER_MANAGER: &str = "scope-http-statistics-young";
-/// The garbage collector's own: it removes it. See `FinalizerDeleteDependents` in k8s.io/apimachinery.
+/// The garbage collector's own finalizer, which it removes itself: `FinalizerDeleteDependents` in k8s.io/apimachinery.
 const FINALIZER: &str = "foregroundDeletion";
-/// Until then the resource is young: four times the period in which the garbage collector looks for definitions
+/// How long a resource is young: four times the period in which the garbage collector looks for definitions
 /// (`startGarbageCollectorController`).
 const YOUTH: Duration = Duration::from_mins(2);
-/// Between two attempts, at first and at most. Usually it is the definition that is not there yet.
+/// The pause between two attempts, at first and at most. Usually it is the definition that is not there yet.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Why a file has no resource to apply.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It cannot be read.
+pub(crate) enum Error {
+    /// There is no such file, or the operator may not read it.
     #[error("failed to read the default resource from {}: mount it there, or leave --default-resource out", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// It is not YAML.
     #[error("failed to read the default resource from {} as YAML: correct it", .path.display())]
     Yaml {
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: Box<serde_saphyr::Error>, // it is large
     },
-    /// It is something else.
+    /// It is no `HttpStatistics` of this version, or has no name.
     #[error("{} has no HttpStatistics of {} with a name: correct it", .path.display(), "scope-http-statistics.dev/v1alpha1")]
-    Kind {
-        /// The file.
-        path: PathBuf,
-    },
+    Kind { path: PathBuf },
 }
 
 /// A resource to be applied once.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DefaultResource {
+pub(crate) struct DefaultResource {
     name: String,
     // As it was written: a field that we do not know is for the API server to judge.
     manifest: Value,
@@ -77,7 +69,7 @@ impl DefaultResource {
     ///
     /// # Errors
     /// When there is no such file, or something else in it.
-    pub fn read(path: &Path, owner: Option<String>) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path, owner: Option<String>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
@@ -105,7 +97,7 @@ impl DefaultResource {
     }
 
     /// Applies it, over whatever others have made of its fields, and sees it through its youth. Tries until that succeeds.
-    pub async fn apply(self, client: Client) {
+    pub(crate) async fn apply(self, client: Client) {
         let resource = self
             .persist("apply the default resource", || self.try_apply(&client))
             .await;
@@ -119,7 +111,7 @@ impl DefaultResource {
             let set = self.persist("give the default resource its finalizer", || {
                 self.set_finalizer(&client, &resource, true)
             });
-            // Later it is of no use.
+            // Once the resource is no longer young, the finalizer is of no use.
             let _in_time = timeout_at(end, set).await.is_ok();
             sleep_until(end).await;
         }
@@ -129,7 +121,8 @@ impl DefaultResource {
         .await;
     }
 
-    /// Tries until there is something: again after a while if not, and later and later after errors.
+    /// Tries until there is a result: again after a short pause if there is none yet, and after longer and longer ones if there
+    /// are errors.
     async fn persist<T, R>(&self, what: &str, attempt: impl Fn() -> R) -> T
     where
         R: Future<Output = kube::Result<Option<T>>>,
@@ -150,7 +143,8 @@ impl DefaultResource {
                     sleep(first).await;
                 }
                 Err(error) => {
-                    tracing::warn!(name = self.name, %error, "failed to {what}; trying again");
+                    let error = error_chain(&ApiError::from(error));
+                    tracing::warn!(name = self.name, error, "failed to {what}; trying again");
                     sleep(pause).await;
                     pause = longest.min(pause * 2);
                 }
@@ -158,7 +152,7 @@ impl DefaultResource {
         }
     }
 
-    /// Nothing, if there is one that is being deleted: what is applied to that goes with it.
+    /// Returns nothing if the resource is being deleted: what is applied to it would go with it.
     async fn try_apply(&self, client: &Client) -> kube::Result<Option<DynamicObject>> {
         let owner = match &self.owner {
             Some(name) => Some(Api::<ClusterRole>::all(client.clone()).get(name).await?),
@@ -185,7 +179,7 @@ impl DefaultResource {
         there: bool,
     ) -> kube::Result<Option<()>> {
         let resources = resources(client);
-        // There is no right to get one.
+        // The operator may list resources, but not get one.
         let by_name = ListParams::default().fields(&format!("metadata.name={}", self.name));
         let Some(now) = resources.list(&by_name).await?.items.pop() else {
             return Ok(Some(()));
@@ -229,10 +223,10 @@ fn resources(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::erase::<HttpStatistics>(&()))
 }
 
-/// How long something that was created then is young.
+/// How much longer a resource is young that was created then.
 fn youth_left(created: Option<Timestamp>, now: Timestamp) -> Duration {
     let age = created.map_or(Duration::ZERO, |created| {
-        // Before zero it is the other clock that is ahead.
+        // A negative age means that the API server's clock is ahead.
         Duration::try_from(now.duration_since(created)).unwrap_or_default()
     });
     YOUTH.saturating_sub(age)

@@ -1,5 +1,6 @@
-//! What the operator tells about itself, as OpenMetrics.
+//! What the operator tells about itself: as `OpenMetrics`, and in the older text format of Prometheus.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ struct Kind {
     kind: String,
 }
 
-/// All counters. A clone counts into the same.
+/// All metrics of the operator. A clone counts into the same ones.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -80,31 +81,31 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A resource was looked at.
-    pub fn reconciled(&self, own_time: Duration) {
+    /// A resource was reconciled.
+    pub(crate) fn reconciled(&self, own_time: Duration) {
         self.reconciles.inc();
         self.own_time.observe(own_time.as_secs_f64());
     }
 
-    /// That failed. `kind` is one of few.
-    pub fn failed(&self, kind: &str) {
+    /// A reconcile failed. `kind` is one of a few words.
+    pub(crate) fn failed(&self, kind: &str) {
         let kind = kind.to_owned();
         self.errors.get_or_create(&Kind { kind }).inc();
     }
 
-    /// Something was written, or tried to.
-    pub fn wrote(&self, kind: &str, time: Duration) {
+    /// An object of `kind` was written, or the API server refused the write.
+    pub(crate) fn wrote(&self, kind: &str, time: Duration) {
         let kind = kind.to_owned();
         self.writes.get_or_create(&Kind { kind }).inc();
         self.api_time.observe(time.as_secs_f64());
     }
 
-    /// So many resources are there.
-    pub fn resources(&self, count: usize) {
+    /// There are so many resources.
+    pub(crate) fn resources(&self, count: usize) {
         self.resources.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The text of `/metrics`.
+    /// All of it as `OpenMetrics` 1.0.0.
     ///
     /// # Errors
     /// When it cannot be formatted.
@@ -113,4 +114,38 @@ impl Metrics {
         text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// The same in the text format 0.0.4 of Prometheus, for readers that do not know `OpenMetrics`: counters and infos are
+/// named as their samples, infos are gauges, and there are neither units nor an end. The agent has the same function.
+pub(crate) fn classic(open_metrics: &str) -> String {
+    let kinds: HashMap<&str, &str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let comment = line.strip_prefix("# ").map(|comment| comment.splitn(3, ' '));
+        let words: Vec<&str> = comment.into_iter().flatten().collect();
+        match words[..] {
+            [] => text.push_str(line),
+            [keyword @ ("HELP" | "TYPE"), name, rest] => {
+                let kind = kinds.get(name).copied().unwrap_or_default();
+                let suffix = match kind {
+                    "counter" => "_total",
+                    "info" => "_info",
+                    _ => "",
+                };
+                let rest = if keyword == "TYPE" && kind == "info" {
+                    "gauge"
+                } else {
+                    rest
+                };
+                text.extend(["# ", keyword, " ", name, suffix, " ", rest]);
+            }
+            _ => continue,
+        }
+        text.push('\n');
+    }
+    text
 }

@@ -12,31 +12,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::controller;
 use crate::default_resource::DefaultResource;
-use crate::lease::{Candidate, Leadership};
+use crate::leader::{Candidate, Leadership};
 use crate::metrics::Metrics;
 use crate::server;
 
 /// Why the operator cannot run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Neither in a cluster nor told of one.
+pub(crate) enum Error {
+    /// The operator neither runs in a cluster nor was told of one.
     #[error("failed to find an API server: run in a cluster, or set KUBECONFIG")]
     Config(#[from] kube::config::InferConfigError),
-    /// The configuration cannot be used.
+    /// The kubeconfig, or what the pod was given, cannot be used.
     #[error("failed to connect to the API server: check KUBECONFIG")]
     Client(#[from] kube::Error),
-    /// Someone else has the port.
+    /// Another process has the port, or the host has no such address.
     #[error("failed to listen on {address}: choose another address with --listen")]
     Listen {
-        /// Where.
+        /// What was asked for.
         address: SocketAddr,
-        /// Why.
+        /// What the kernel says.
         source: io::Error,
     },
-    /// The listener broke.
+    /// No more connections can be accepted.
     #[error("failed to serve /healthz, /readyz and /metrics")]
     Serve(#[source] io::Error),
-    /// No runtime, no signals.
+    /// There is no runtime, or no handler of signals.
     #[error("failed to start: raise the limits of processes and open files (ulimit -u, ulimit -n)")]
     Start(#[source] io::Error),
 }
@@ -47,7 +47,7 @@ pub enum Error {
 ///
 /// # Errors
 /// When it cannot start. What goes wrong later is retried.
-pub fn run(
+pub(crate) fn run(
     namespace: Option<String>,
     listen: SocketAddr,
     leader_election: bool,
@@ -63,7 +63,7 @@ pub fn run(
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Start)?;
         let mut config = Config::infer().await?;
-        // Whoever writes retries by itself, with a backoff that grows and shows in the status.
+        // What writes retries by itself, with a backoff that grows and shows in the status.
         config.default_retry = false;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config)?;
@@ -77,7 +77,7 @@ pub fn run(
         let metrics = Metrics::default();
         let (waiting, waiting_for) = watch::channel(Some("the API server"));
         let server = server::serve(listener, metrics.clone(), waiting_for, stop.clone());
-        // They are large.
+        // Boxed, since these futures are large.
         let work = |leadership| {
             let applying = default_resource
                 .cloned()
@@ -95,7 +95,7 @@ pub fn run(
                     if let Some(applying) = applying {
                         applying.await;
                     }
-                    // Only the controller's end is one.
+                    // The work ends with the controller only.
                     pending::<()>().await;
                 };
                 tokio::select! {
@@ -112,7 +112,7 @@ pub fn run(
             tracing::info!("stopping");
             stop.cancel();
         };
-        // Whichever ends first takes the others along.
+        // Whichever of the three ends first stops the others.
         let controller = async {
             if leader_election {
                 let candidate = Candidate::new(client.clone(), &namespace);

@@ -175,7 +175,7 @@ pub struct HttpStatisticsSpec {
 
     /// Serve OpenMetrics from every agent. Unset: the agents open no port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<MetricsEndpoint>,
 
     /// The least severe messages that the agents log.
     #[serde(default)]
@@ -325,7 +325,7 @@ pub enum HostId {
 
 /// Where each agent serves OpenMetrics.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-pub struct Metrics {
+pub struct MetricsEndpoint {
     /// Port of the agent's pod that answers `GET /metrics`.
     #[serde(default = "default_metrics_port")]
     #[schemars(range(min = 1, max = 65_535))]
@@ -388,6 +388,13 @@ pub struct HttpStatisticsStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition>,
+}
+
+impl HttpStatisticsStatus {
+    /// The condition of this type.
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == kind)
+    }
 }
 
 /// The selected nodes, counted by the state of their agents.

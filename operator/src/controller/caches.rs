@@ -1,7 +1,7 @@
 //! What the operator knows of the cluster: one watch for each kind, and a cache that it fills.
 //!
-//! All reads are from here; else the API server is asked for its version only. A watch that breaks goes on with backoff, and what
-//! was known stays until then.
+//! All reads are from here; besides, the API server is only asked for its version. A watch that breaks goes on with backoff, and
+//! what was known stays until then.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,47 +18,43 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::build::{INSTANCE_LABEL, MANAGED, object_name, standby_name};
-use super::pods::AgentPod;
+use super::agent_pod::AgentPod;
 use super::raw::Raw;
+use super::status::pods;
+use crate::error_chain::error_chain;
+use crate::names::{AGENT_PODS, INSTANCE_LABEL, MANAGED, object_name, surge_name};
 
-/// The pods of agents and of those that stand in; those of a manifest without the operator have no such label.
-const AGENT_PODS: &str = "app.kubernetes.io/name=scope-http-statistics,app.kubernetes.io/component in (agent,standby),app.kubernetes.io/instance";
-
-/// Why a resource is looked at.
+/// Which resources have to be reconciled, and why.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Trigger {
+pub(super) enum Trigger {
     /// The resource of that name, if there is one.
     One(String),
-    /// Each of them.
+    /// Every resource that there is.
     All,
-    /// None of them: a watch broke, and the API server that answers next may be another one.
+    /// No resource, but a watch broke: the API server that answers next may be another one.
     Lost,
 }
 
-/// Everything that is known.
+/// Everything that is known of the cluster.
 #[derive(Clone)]
-pub struct Caches {
-    /// The resources.
-    pub resources: Store<Raw>,
-    /// Their objects.
-    pub service_accounts: Store<ServiceAccount>,
-    /// Their objects.
-    pub bindings: Store<ClusterRoleBinding>,
-    /// Their objects.
-    pub config_maps: Store<ConfigMap>,
-    /// Their objects.
-    pub daemon_sets: Store<DaemonSet>,
-    /// The agents.
-    pub pods: Store<AgentPod>,
+pub(super) struct Caches {
+    pub(super) resources: Store<Raw>,
+    // What the operator made, for all resources.
+    pub(super) service_accounts: Store<ServiceAccount>,
+    pub(super) bindings: Store<ClusterRoleBinding>,
+    pub(super) config_maps: Store<ConfigMap>,
+    /// Those of the agents, and those of surges.
+    pub(super) daemon_sets: Store<DaemonSet>,
+    /// Of agents and surge agents.
+    pub(super) pods: Store<AgentPod>,
     /// Names and labels of all nodes.
-    pub nodes: Store<PartialObjectMeta<Node>>,
+    pub(super) nodes: Store<PartialObjectMeta<Node>>,
+    /// Where those are, but for the bindings, which have no namespace.
     namespace: String,
 }
 
-/// Begins to watch, once the streams that come with the caches are polled. They must be, all the time.
-#[must_use]
-pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Trigger>) {
+/// Watches, for as long as the stream that comes with the caches is polled.
+pub(super) fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Trigger>) {
     let managed = watcher::Config::default().labels(MANAGED);
     let agents = watcher::Config::default().labels(AGENT_PODS);
     let namespaced = |client: &Client| (client.clone(), namespace.to_owned());
@@ -66,7 +62,7 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
     let (resources, on_resource) = reflect(
         watcher(Api::<Raw>::all(client.clone()), watcher::Config::default()),
         thin,
-        // A change of one resource may free nodes for others. The status is our own.
+        // A change of one resource may free nodes for others. Only the operator writes the status.
         |resource: &Raw| {
             Some(hash(&(
                 resource.meta().generation,
@@ -112,9 +108,9 @@ pub fn watch(client: &Client, namespace: &str) -> (Caches, BoxStream<'static, Tr
     let (pods, on_pod) = reflect(
         watcher(Api::<AgentPod>::namespaced(client.clone(), &namespace_of), agents),
         AgentPod::thin,
-        // How many are ready is in the DaemonSet's status; where, and which hooks they use, is not.
+        // The DaemonSet's status tells how many are ready, but neither where nor which hooks they use.
         |pod: &AgentPod| {
-            let failure = pod.failure().map(|failure| (failure.node, failure.message));
+            let failure = pods::failure(pod).map(|failure| (failure.node, failure.message));
             Some(hash(&(failure, pod.serves(), pod.hook())))
         },
         owner,
@@ -179,7 +175,11 @@ where
                     _ => Trigger::All,
                 }),
                 Err(error) => {
-                    tracing::warn!(kind, error = %error, "a watch broke; going on with what is known, trying again");
+                    tracing::warn!(
+                        kind,
+                        error = error_chain(&error),
+                        "a watch broke; going on with what is known, trying again"
+                    );
                     Some(Trigger::Lost)
                 }
             };
@@ -190,7 +190,8 @@ where
 
 type ObjectKey = (Option<String>, String);
 
-/// Whether an event changes what matters. Objects come and go, and after a new list anything may have happened.
+/// Whether an event changes what matters. It does if the object has gone, or if a new list has ended: then anything may have
+/// happened.
 fn changed<K: Resource>(
     event: &watcher::Event<K>,
     known: &mut BTreeMap<ObjectKey, u64>,
@@ -251,8 +252,8 @@ fn owner(object: &impl Resource) -> Trigger {
 
 impl Caches {
     /// Waits until each cache has been filled once.
-    pub async fn filled(&self) {
-        // An error would mean that the stream is gone; then nobody waits any more.
+    pub(super) async fn filled(&self) {
+        // An error would mean that the stream is gone, and then nobody waits any more.
         let _ = futures::join!(
             self.resources.wait_until_ready(),
             self.service_accounts.wait_until_ready(),
@@ -265,8 +266,7 @@ impl Caches {
     }
 
     /// The object of the resource `name` in `store`.
-    #[must_use]
-    pub fn owned<K>(&self, store: &Store<K>, name: &str) -> Option<Arc<K>>
+    pub(super) fn owned<K>(&self, store: &Store<K>, name: &str) -> Option<Arc<K>>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + 'static,
     {
@@ -277,16 +277,14 @@ impl Caches {
             .or_else(|| store.get(&ObjectRef::new(&name)))
     }
 
-    /// Who stands in for the agents of the resource `name`.
-    #[must_use]
-    pub fn standby(&self, name: &str) -> Option<Arc<DaemonSet>> {
+    /// The surge `DaemonSet` of the resource `name`.
+    pub(super) fn surge(&self, name: &str) -> Option<Arc<DaemonSet>> {
         self.daemon_sets
-            .get(&ObjectRef::new(&standby_name(name)).within(&self.namespace))
+            .get(&ObjectRef::new(&surge_name(name)).within(&self.namespace))
     }
 
-    /// The agents of the resource `name`, and those that stand in.
-    #[must_use]
-    pub fn pods_of(&self, name: &str) -> Vec<Arc<AgentPod>> {
+    /// The pods of the agents and surge agents of the resource `name`.
+    pub(super) fn pods_of(&self, name: &str) -> Vec<Arc<AgentPod>> {
         let mut pods = self.pods.state();
         pods.retain(|pod| {
             pod.labels()

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 
-use super::validate::{NodeSelector, OS_LABEL};
+use super::validate::Selector;
+use crate::names::OS_LABEL;
 
 /// Most alternatives in one affinity: beyond, it is simpler and safer to run nowhere.
 const MAX_TERMS: usize = 64;
@@ -17,18 +18,17 @@ const MAX_TERMS: usize = 64;
 /// A resource's claim to nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
-    /// The resource.
+    /// The resource's name.
     pub name: String,
-    /// When it was created: the older claim holds.
+    /// When the resource was created: the older claim holds.
     pub created: Option<Timestamp>,
-    /// The nodes.
-    pub selector: NodeSelector,
+    /// The nodes that the resource selects.
+    pub selector: Selector,
 }
 
 impl Claim {
     /// Older first. The API server counts in seconds, so the name decides between twins.
-    #[must_use]
-    pub fn by_age(&self, other: &Self) -> Ordering {
+    pub(crate) fn by_age(&self, other: &Self) -> Ordering {
         let key = |claim: &Self| claim.created.unwrap_or(Timestamp::MAX);
         (key(self), &self.name).cmp(&(key(other), &other.name))
     }
@@ -37,30 +37,30 @@ impl Claim {
 /// What older claims leave of a selector.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Remainder {
-    /// No older claim can meet it.
+    /// All its nodes: no older claim can select one of them.
     Everything,
     /// Nodes that match one of these alternatives.
     Nodes(Vec<Vec<Without>>),
-    /// Nothing.
+    /// No node, or too many alternatives to tell which.
     Nothing,
 }
 
 /// A label that a node must not have with this value.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Without {
-    /// Its key.
+    /// The label's name.
     pub key: String,
-    /// The value of the older claim.
+    /// The value that the older claim selects.
     pub value: String,
 }
 
 impl Remainder {
     /// Takes `older` claims away from `own`: for each of them, some label of it must be missing.
     #[must_use]
-    pub fn of(own: &NodeSelector, older: &[Claim]) -> Self {
+    pub fn of(own: &Selector, older: &[Claim]) -> Self {
         let mut alternatives: BTreeSet<BTreeSet<Without>> = [BTreeSet::new()].into();
         for claim in older.iter().filter(|claim| !claim.selector.is_disjoint(own)) {
-            // A label that both select is there on every node of ours, so it cannot be the one that is missing.
+            // A label that both select is there on every node that `own` selects, so it cannot be the one that is missing.
             let missing: Vec<Without> = claim
                 .selector
                 .labels()
@@ -97,8 +97,7 @@ impl Remainder {
     }
 
     /// As node affinity: one of the terms must match. `None` where no affinity is needed.
-    #[must_use]
-    pub fn terms(&self) -> Option<Vec<NodeSelectorTerm>> {
+    pub(crate) fn terms(&self) -> Option<Vec<NodeSelectorTerm>> {
         let not_in = |key: &str, value: &str| NodeSelectorRequirement {
             key: key.to_owned(),
             operator: "NotIn".to_owned(),
@@ -131,28 +130,27 @@ impl Remainder {
 
 /// Nodes that a resource selects and that an older one has.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// The older resources, by age.
-    pub older: Vec<String>,
+    pub(crate) older: Vec<String>,
     /// The nodes, by name.
-    pub nodes: Vec<String>,
+    pub(crate) nodes: Vec<String>,
 }
 
 impl Conflict {
-    /// Looks at the nodes that there are.
-    #[must_use]
-    pub fn of<'a>(
-        own: &NodeSelector,
+    /// Of the nodes that there are, by name and labels.
+    pub(crate) fn of<'a>(
+        own: &Selector,
         older: &[Claim],
         nodes: impl Iterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
     ) -> Self {
         let mut names = Vec::new();
-        let mut contested = vec![false; older.len()];
+        let mut in_conflict = vec![false; older.len()];
         for (name, labels) in nodes.filter(|(_, labels)| own.selects(labels)) {
             let mut claimed = false;
-            for (contested, claim) in contested.iter_mut().zip(older) {
+            for (in_conflict, claim) in in_conflict.iter_mut().zip(older) {
                 if claim.selector.selects(labels) {
-                    (*contested, claimed) = (true, true);
+                    (*in_conflict, claimed) = (true, true);
                 }
             }
             if claimed {
@@ -160,16 +158,18 @@ impl Conflict {
             }
         }
         names.sort_unstable();
-        let older = contested.iter().zip(older).filter(|(contested, _)| **contested);
+        let older = in_conflict
+            .iter()
+            .zip(older)
+            .filter(|(in_conflict, _)| **in_conflict);
         Self {
             older: older.map(|(_, claim)| claim.name.clone()).collect(),
             nodes: names,
         }
     }
 
-    /// Whether no node is contested.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    /// Whether no node is in conflict.
+    pub(crate) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 }
@@ -178,7 +178,7 @@ impl Conflict {
 mod tests {
     use super::*;
 
-    fn selector(labels: &[(&str, &str)]) -> NodeSelector {
+    fn selector(labels: &[(&str, &str)]) -> Selector {
         labels_of(labels).try_into().unwrap()
     }
 
@@ -250,7 +250,7 @@ mod tests {
                 labels
             })
             .collect();
-        let selectors: Vec<NodeSelector> = nodes
+        let selectors: Vec<Selector> = nodes
             .iter()
             .map(|node| node.clone().try_into().unwrap())
             .collect();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contest_names_the_older_resources_and_the_nodes() {
+    fn a_conflict_names_the_older_resources_and_the_nodes() {
         let linux = |name: &'static str, pool| (name, labels_of(&[(OS_LABEL, "linux"), ("pool", pool)]));
         let nodes = [linux("n3", "web"), linux("n1", "web"), linux("n2", "db")];
         let older = [

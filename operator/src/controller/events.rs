@@ -6,30 +6,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use kube::api::PostParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
-use super::build::FIELD_MANAGER;
 use super::raw::Raw;
-use super::status::condition;
 use crate::api::v1alpha1::HttpStatisticsStatus;
+use crate::names::FIELD_MANAGER;
 
-/// Where Events about what has no namespace live, and where `kubectl describe` finds them.
+/// Where Events about objects without a namespace are, and where `kubectl describe` finds them.
 const NAMESPACE: &str = "default";
 /// Longest message of an Event, in bytes (Kubernetes, `NoteLengthLimit`).
 const MAX_MESSAGE: usize = 1024;
 
-/// Something worth telling.
+/// A change of a condition that is told as an Event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Transition {
-    /// Whether somebody should do something about it.
-    pub warning: bool,
-    /// In one word.
-    pub reason: String,
-    /// In a sentence.
-    pub message: String,
+pub(super) struct Transition {
+    /// Whether someone should do something about it.
+    pub(super) warning: bool,
+    /// The reason of the condition, or `Recovered`.
+    pub(super) reason: String,
+    /// The message of the condition.
+    pub(super) message: String,
 }
 
 /// What to tell when the status changes from `before` to `after`.
-#[must_use]
-pub fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) -> Vec<Transition> {
+pub(super) fn transitions(before: &HttpStatisticsStatus, after: &HttpStatisticsStatus) -> Vec<Transition> {
     let tell = |warning, reason: &str, message: &str| Transition {
         warning,
         reason: reason.to_owned(),
@@ -60,15 +58,14 @@ fn changed<'a>(
     after: &'a HttpStatisticsStatus,
     kind: &str,
 ) -> Option<(&'a Condition, Option<&'a Condition>)> {
-    let (was, now) = (condition(before, kind), condition(after, kind)?);
+    let (was, now) = (before.condition(kind), after.condition(kind)?);
     let same = was.is_some_and(|was| (&was.status, &was.reason) == (&now.status, &now.reason));
     (!same).then_some((now, was))
 }
 
-/// An Event as the API server takes it. Of the group without a name: before 1.21 the other one does not let Events about
-/// what has no namespace into the namespace `default`.
-#[must_use]
-pub fn event(resource: &Raw, transition: &Transition, now: Timestamp) -> Event {
+/// An Event as the API server takes it. It is of the core group: before 1.21, the group `events.k8s.io` does not let Events about
+/// objects without a namespace into the namespace `default`.
+fn event(resource: &Raw, transition: &Transition, now: Timestamp) -> Event {
     let Transition {
         warning,
         reason,
@@ -103,7 +100,11 @@ pub fn event(resource: &Raw, transition: &Transition, now: Timestamp) -> Event {
 ///
 /// # Errors
 /// The first that the API server refuses.
-pub async fn publish(client: &Client, resource: &Raw, transitions: &[Transition]) -> Result<(), kube::Error> {
+pub(super) async fn publish(
+    client: &Client,
+    resource: &Raw,
+    transitions: &[Transition],
+) -> Result<(), kube::Error> {
     let api = Api::<Event>::namespaced(client.clone(), NAMESPACE);
     for transition in transitions {
         let event = event(resource, transition, Timestamp::now());

@@ -11,20 +11,19 @@ use crate::api::v1alpha1::{HttpStatistics, HttpStatisticsStatus};
 #[derive(Clone, Debug, Default, Deserialize, Resource, Serialize)]
 #[resource(inherit = "HttpStatistics")]
 pub struct Raw {
-    /// As of any object.
+    /// The API server's own part: always there, and always right.
     pub metadata: ObjectMeta,
-    /// Not yet a spec.
+    /// Whatever was written; [`super::validate`] makes a spec of it.
     #[serde(default)]
     pub spec: Value,
-    /// Not yet a status.
+    /// Whatever was written, usually by this operator.
     #[serde(default)]
     pub status: Value,
 }
 
 impl Raw {
-    /// The status that it has; none if nobody wrote one that can be read.
-    #[must_use]
-    pub fn status(&self) -> HttpStatisticsStatus {
+    /// The status that was written last; an empty one if there is none that can be read.
+    pub(crate) fn status(&self) -> HttpStatisticsStatus {
         HttpStatisticsStatus::deserialize(&self.status).unwrap_or_default()
     }
 }

@@ -1,5 +1,7 @@
-//! What the API server can do, by its version: asked for at the start, again when a watch broke, since it may have been
-//! replaced by another one, and now and then, since not every break shows.
+//! What the API server can do, by its version.
+//!
+//! It is asked for at the start, when a watch broke, and now and then: the API server may have been replaced by another one, and
+//! not every break shows.
 
 use std::time::Duration;
 
@@ -8,30 +10,29 @@ use kube::Client;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::apply::WRITE_TIMEOUT;
+use crate::api_error::ANSWER_TIMEOUT;
 
-/// Time between two attempts.
+/// Time between two questions at least.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Watches end about as often by themselves, and that is no error.
+/// How often the version is asked for if no watch breaks. Watches end about as often by themselves, which is no error.
 const NOW_AND_THEN: Duration = Duration::from_mins(10);
 
 /// A version of Kubernetes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Version {
-    /// 1.
+    /// The 1 of 1.22.
     pub major: u32,
-    /// 22, of 1.22.
+    /// The 22 of 1.22.
     pub minor: u32,
 }
 
-/// The first that knows `maxSurge` of a `DaemonSet` without being asked to (KEP-1591, beta).
-pub const MAX_SURGE: Version = Version { major: 1, minor: 22 };
+/// The first version that knows `maxSurge` of a `DaemonSet` without being asked to (KEP-1591, beta).
+pub(crate) const MAX_SURGE: Version = Version { major: 1, minor: 22 };
 
 impl Version {
-    /// As `GET /version` tells it. Some say `22+`, and those that were built without a version nothing.
-    #[must_use]
-    pub fn of(info: &Info) -> Option<Self> {
+    /// As `GET /version` tells it. Some API servers say `22+`; those that were built without a version say nothing.
+    fn of(info: &Info) -> Option<Self> {
         let number = |text: &str| {
             let end = text.find(|letter: char| !letter.is_ascii_digit());
             text[..end.unwrap_or(text.len())].parse().ok()
@@ -50,22 +51,21 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// What is known of it.
+/// What is known of the API server's version.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Known {
-    /// Nobody has answered yet.
+pub(crate) enum Known {
+    /// The API server has not answered yet.
     #[default]
     NotYet,
-    /// It does not say.
+    /// The API server does not tell.
     No,
-    /// This.
+    /// The API server told it.
     Yes(Version),
 }
 
 impl Known {
     /// The version, if it is known.
-    #[must_use]
-    pub fn version(self) -> Option<Version> {
+    pub(crate) fn version(self) -> Option<Version> {
         match self {
             Self::Yes(version) => Some(version),
             Self::NotYet | Self::No => None,
@@ -73,13 +73,13 @@ impl Known {
     }
 }
 
-/// Asks once, and again each time that `lost` tells of; for as long as it is polled.
-pub async fn follow(client: &Client, lost: &Notify, known: &watch::Sender<Known>) {
+/// Asks for the version once, again each time that `lost` tells of a broken watch, and now and then.
+pub(crate) async fn follow(client: &Client, lost: &Notify, known: &watch::Sender<Known>) {
     loop {
-        let answer = timeout(WRITE_TIMEOUT, client.apiserver_version()).await;
+        let answer = timeout(ANSWER_TIMEOUT, client.apiserver_version()).await;
         let (now, asked) = match answer {
             Ok(Ok(info)) => (Version::of(&info).map_or(Known::No, Known::Yes), true),
-            // It must not say: `system:public-info-viewer` is not what it is by default.
+            // It may not tell: `system:public-info-viewer` is not what it is by default.
             Ok(Err(kube::Error::Api(status))) if status.code < 500 => {
                 tracing::warn!(
                     problem = status.message,
@@ -110,7 +110,7 @@ pub async fn follow(client: &Client, lost: &Notify, known: &watch::Sender<Known>
         // Seven watches may break at once.
         sleep(PAUSE).await;
         if asked {
-            // Either will do.
+            // Whichever comes first.
             let _elapsed = timeout(NOW_AND_THEN, lost.notified()).await;
         }
     }

@@ -82,7 +82,7 @@ const TESTS: &[(&str, Test)] = tests! {
     a_resource_brings_up_its_agents
     a_live_change_restarts_nothing
     a_change_of_the_image_rolls_out
-    somebody_stands_in_on_each_node_while_its_agent_is_replaced
+    the_surge_serves_on_each_node_while_its_agent_is_replaced
     what_others_change_or_delete_is_repaired
     a_spec_that_cannot_be_used_changes_nothing
     what_fails_on_a_node_is_told_in_its_own_words
@@ -554,7 +554,11 @@ async fn it_waits_for_its_definition(world: &mut World) -> Result<()> {
         metrics.contains("scope_http_statistics_operator_build_info{version="),
         "{metrics}"
     );
-    ensure!(metrics.ends_with("# EOF\n"), "{metrics}");
+    // The text format of Prometheus, since nothing else was asked for.
+    ensure!(
+        metrics.contains("# TYPE scope_http_statistics_operator_build_info gauge\n"),
+        "{metrics}"
+    );
     Ok(())
 }
 
@@ -719,15 +723,15 @@ async fn until_while_served<T>(
 }
 
 #[expect(clippy::too_many_lines, reason = "it is one story")]
-async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut World) -> Result<()> {
+async fn the_surge_serves_on_each_node_while_its_agent_is_replaced(world: &mut World) -> Result<()> {
     const NAME: &str = "relay";
-    let standby = format!("scope-http-statistics-standby-{NAME}");
+    let surge_name = format!("scope-http-statistics-standby-{NAME}");
     world.add_nodes(NAME, 3).await?;
     let created = world.create(NAME, spec(NAME)).await?;
     world.wait_for(NAME, "Ready=True/AgentsReady").await?;
     let sets = world.daemon_sets();
     ensure!(
-        sets.get_opt(&standby).await?.is_none(),
+        sets.get_opt(&surge_name).await?.is_none(),
         "nobody is to be replaced"
     );
     let reason = async |world: &World, kind: &str| -> Result<(String, String)> {
@@ -739,8 +743,8 @@ async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut
         Ok(condition.map(|one| (one.reason, one.message)).unwrap_or_default())
     };
     let ready = async |world: &World| Ok((reason(world, "Ready").await?.0 == "AgentsReady").then_some(()));
-    let is_there = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&standby).await?);
-    let gone = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&standby).await?.is_none().then_some(()));
+    let is_there = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&surge_name).await?);
+    let gone = async |sets: &Api<DaemonSet>| Ok(sets.get_opt(&surge_name).await?.is_none().then_some(()));
 
     // An image that does not work takes no agent away.
     let agents = world.agents(NAME).await?;
@@ -765,29 +769,30 @@ async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut
     let replaced = world.agents(NAME).await?;
     ensure!(replaced.len() == 3 && replaced.iter().all(|(node, uid)| agents.get(node) != Some(uid)));
     ensure!(
-        sets.get_opt(&standby).await?.is_none(),
-        "who stood in is still there"
+        sets.get_opt(&surge_name).await?.is_none(),
+        "the surge is still there"
     );
 
     // Taken back.
     world.change(NAME, json!({"image": "agent:broken"})).await?;
-    let stand_ins = until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
-    let owners = stand_ins.owner_references();
+    let surge =
+        until_while_served(world, NAME, 3, "there is a surge", async || is_there(&sets).await).await?;
+    let owners = surge.owner_references();
     ensure!(
         owners.len() == 1 && Some(&owners[0].uid) == created.metadata.uid.as_ref(),
         "{owners:?}"
     );
     world.change(NAME, json!({"image": "agent:2"})).await?;
-    until_while_served(world, NAME, 3, "they go", async || gone(&sets).await).await?;
+    until_while_served(world, NAME, 3, "the surge leaves", async || gone(&sets).await).await?;
     until_while_served(world, NAME, 3, "it is ready", async || ready(world).await).await?;
     ensure!(
         world.agents(NAME).await? == replaced,
         "agents were replaced for nothing"
     );
 
-    // The operator ends at each step; a node joins; who stands in is deleted; another spec comes.
+    // The operator ends at each step; a node joins; the surge is deleted; another spec comes.
     world.change(NAME, json!({"image": "agent:3"})).await?;
-    until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
+    until_while_served(world, NAME, 3, "there is a surge", async || is_there(&sets).await).await?;
     restart(world).await?;
     let agents_pod = async || {
         let spec = sets.get(&owned(NAME)).await?.spec;
@@ -809,17 +814,17 @@ async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut
     .await?;
     until_while_served(world, NAME, 3, "it is ready", async || ready(world).await).await?;
     world.change(NAME, json!({"image": "agent:broken"})).await?;
-    until_while_served(world, NAME, 3, "others come", async || is_there(&sets).await).await?;
-    sets.delete(&standby, &DeleteParams::background()).await?;
+    until_while_served(world, NAME, 3, "there is a surge", async || is_there(&sets).await).await?;
+    sets.delete(&surge_name, &DeleteParams::background()).await?;
     let node =
         json!({"metadata": {"name": "relay-4", "labels": {"kubernetes.io/os": "linux", "pool": NAME}}});
     let nodes = Api::<Node>::all(world.admin());
     nodes
         .create(&PostParams::default(), &serde_json::from_value(node)?)
         .await?;
-    until_while_served(world, NAME, 3, "others come again", async || {
-        let stand_ins = sets.get_opt(&standby).await?;
-        let status = stand_ins.and_then(|set| set.status).unwrap_or_default();
+    until_while_served(world, NAME, 3, "there is a surge again", async || {
+        let surge = sets.get_opt(&surge_name).await?;
+        let status = surge.and_then(|set| set.status).unwrap_or_default();
         Ok((status.desired_number_scheduled == 4).then_some(()))
     })
     .await?;
@@ -830,11 +835,11 @@ async fn somebody_stands_in_on_each_node_while_its_agent_is_replaced(world: &mut
     world.change(NAME, json!({"image": "agent:5"})).await?;
     until_while_served(world, NAME, 4, "it is ready", async || ready(world).await).await?;
 
-    // Who asks for a gap, or deletes agents, waits for nobody.
+    // A resource that asks for a gap waits for no surge.
     let strategy = json!({"image": "agent:6", "updateStrategy": {"maxUnavailable": "100%"}});
     world.change(NAME, strategy).await?;
     until("it is ready", async || {
-        ensure!(sets.get_opt(&standby).await?.is_none(), "somebody stands in");
+        ensure!(sets.get_opt(&surge_name).await?.is_none(), "there is a surge");
         ready(world).await
     })
     .await?;

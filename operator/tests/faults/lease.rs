@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
-use operator::lease::{Candidate, NAME};
+use operator::leader::{Candidate, NAME};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -95,7 +95,7 @@ fn path() -> String {
 }
 
 #[tokio::test]
-async fn who_is_cut_off_has_stopped_before_another_begins() {
+async fn an_operator_that_is_cut_off_has_stopped_before_another_begins() {
     let cut_off = async |fault: Fault| {
         let near = ApiServer::default();
         let far = near.twin();
@@ -133,7 +133,7 @@ async fn who_is_cut_off_has_stopped_before_another_begins() {
 }
 
 #[tokio::test]
-async fn who_finds_the_lease_gone_or_taken_stops_and_a_slow_answer_stops_nobody() {
+async fn a_lease_that_is_gone_or_taken_stops_an_operator_and_a_slow_answer_does_not() {
     let api = ApiServer::default();
     let worker = Worker::start(&api).await;
     worker.until_it_works(1).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use operator::controller;
-use operator::lease::Leadership;
+use operator::leader::Leadership;
 use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use crate::api_server::{ApiServer, Fault};
 
 const RESOURCES: &str = "/apis/scope-http-statistics.dev/v1alpha1/httpstatistics";
 const DAEMON_SET: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-agent-default";
-const STANDBY: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-standby-default";
+const SURGE: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-standby-default";
 const CONFIG_MAP: &str = "/api/v1/namespaces/monitoring/configmaps/scope-http-statistics-agent-default";
 
 struct Controller {
@@ -389,7 +389,7 @@ fn run(api: &ApiServer, path: &str, pod: &str) {
 }
 
 #[tokio::test]
-async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_meanwhile() {
+async fn the_surge_comes_and_goes_while_agents_are_replaced_whatever_fails_meanwhile() {
     const OLD: &str = "/api/v1/namespaces/monitoring/pods/old";
     const NEW: &str = "/api/v1/namespaces/monitoring/pods/new";
     const BESIDE: &str = "/api/v1/namespaces/monitoring/pods/beside";
@@ -420,29 +420,27 @@ async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_m
         1,
     );
     add(&api, "default", &json!({"image": "agent:2"}));
-    controller
-        .until("another one comes", is(STANDBY, "agent:2"))
-        .await;
+    controller.until("there is a surge", is(SURGE, "agent:2")).await;
     assert_eq!(api.left(), 0);
     let told = controller.condition("Progressing", "RollingOut").await;
     assert!(told.contains("about to start beside the old ones"), "{told}");
     assert_eq!(image(DAEMON_SET)(&api).unwrap(), "agent:1");
 
-    run(&api, STANDBY, BESIDE);
+    run(&api, SURGE, BESIDE);
     controller
         .until("the agents are replaced", is(DAEMON_SET, "agent:2"))
         .await;
     api.delete(OLD);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(api.get(STANDBY).is_some(), "nobody stands in");
+    assert!(api.get(SURGE).is_some(), "the surge left too early");
     api.plan(Method::DELETE, "/daemonsets/", fault, 1);
     run(&api, DAEMON_SET, NEW);
     let told = controller.condition("Degraded", "ApplyFailed").await;
     let expected = "failed to delete DaemonSet scope-http-statistics-standby-default: the server says Forbidden: give the operator \
                     the roles of its installation";
     assert_eq!(told, expected);
-    let gone = |api: &ApiServer| api.get(STANDBY).is_none().then_some(());
-    controller.until("who stood in is let go", gone).await;
+    let gone = |api: &ApiServer| api.get(SURGE).is_none().then_some(());
+    controller.until("the surge leaves", gone).await;
     let told = controller.condition("Progressing", "RollingOut").await;
     assert!(told.contains("those that stood in are leaving"), "{told}");
     api.delete(BESIDE);
@@ -458,11 +456,11 @@ async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_m
         .await;
     run(&api, DAEMON_SET, NEW);
     controller.condition("Progressing", "RolledOut").await;
-    let standby = |writes: &[String]| writes.iter().filter(|write| write.contains("standby")).count();
-    assert_eq!(standby(&api.writes()[before..]), 0, "{:?}", api.writes());
+    let surge = |writes: &[String]| writes.iter().filter(|write| write.contains("standby")).count();
+    assert_eq!(surge(&api.writes()[before..]), 0, "{:?}", api.writes());
     controller.stop().await;
 
-    // One that does not know what it wrote finds nothing to replace, unless it cannot tell.
+    // An operator that does not know what it wrote finds nothing to replace, unless the API server cannot tell.
     for (fault, expected) in [(None, 0), (Some(Fault::Status(400, "BadRequest", 0)), 2)] {
         let before = api.writes().len();
         if let Some(fault) = fault {
@@ -470,10 +468,8 @@ async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_m
         }
         let controller = Controller::start(&api).await;
         if fault.is_some() {
-            controller
-                .until("another one comes", is(STANDBY, "agent:2"))
-                .await;
-            run(&api, STANDBY, BESIDE);
+            controller.until("there is a surge", is(SURGE, "agent:2")).await;
+            run(&api, SURGE, BESIDE);
         }
         let written = |api: &ApiServer| {
             let writes = api.writes();
@@ -481,8 +477,8 @@ async fn who_stands_in_while_agents_are_replaced_comes_and_goes_whatever_fails_m
             writes[before..].iter().any(of_agents).then_some(())
         };
         controller.until("it is written once more", written).await;
-        controller.until("nobody stands in", gone).await;
-        assert_eq!(standby(&api.writes()[before..]), expected, "{:?}", api.writes());
+        controller.until("there is no surge", gone).await;
+        assert_eq!(surge(&api.writes()[before..]), expected, "{:?}", api.writes());
         controller.stop().await;
     }
 }

@@ -1,13 +1,13 @@
-//! Of several operators one works: the one that holds the `Lease`.
+//! Leader election: of several operators, the one that holds the `Lease` works.
 //!
-//! Goal: never two that write, whatever their clocks say. So no time in the `Lease` is ever read; those are for people. Who
-//! waits for it takes it after having seen it unchanged for [`PATIENCE`], by its own clock. Who holds it stops when it
-//! could not renew it for [`TENURE`], which is shorter, counted from before it asked; by the clock that runs on when
-//! someone sets the time, and by the one that runs on while the machine sleeps. Its work is dropped then, and each write
-//! looks once more before it begins ([`Leadership::lasts`]): a process that was stopped for a while finds itself behind its
-//! time with a write at hand.
+//! Goal: there are never two that write, whatever their clocks say. So no time in the `Lease` is ever read; those are for
+//! people. An operator that waits for the `Lease` takes it after having seen it unchanged for [`PATIENCE`], by its own clock. The
+//! operator that holds it stops when it could not renew it for [`RENEW_DEADLINE`], which is shorter and counts from before it
+//! asked. Two clocks are read for that: one that runs on when someone sets the time, and one that runs on while the machine
+//! sleeps. Its work is dropped then. Each write looks once more before it begins ([`Leadership::lasts`]), since a process that was
+//! stopped for a while may come back to a write when its leadership is over.
 //!
-//! Writes of the `Lease` name the version that they replace, so of two that take it one is refused.
+//! Writes of the `Lease` name the version that they replace. So if two operators take it, one of them is refused.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,23 +22,26 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::api_error::ApiError;
+use crate::error_chain::error_chain;
+
 /// The `Lease`, in the operator's namespace.
 pub const NAME: &str = "scope-http-statistics-operator";
 /// How long a `Lease` must stay unchanged to be taken from its holder.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long it is held without being renewed. What is left to [`PATIENCE`] is for what is under way.
-const TENURE: Duration = Duration::from_secs(10);
+/// How long it is held without being renewed. The time that is left to [`PATIENCE`] is for requests that are under way.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two looks at it.
 const PERIOD: Duration = Duration::from_secs(2);
-/// For one request.
+/// For one request: short enough for another attempt within [`RENEW_DEADLINE`].
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A point in time by two clocks.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
-    /// Nobody can set it, but it stands still while the machine sleeps.
+    /// Nobody can set this clock, but it stands still while the machine sleeps.
     steady: Instant,
-    /// The other way round.
+    /// Anyone can set this clock, but it runs on while the machine sleeps.
     wall: SystemTime,
 }
 
@@ -50,7 +53,7 @@ impl Moment {
         }
     }
 
-    /// What is longer. A wall clock that was set back says nothing.
+    /// By the clock that says more. A wall clock that was set back says nothing.
     fn elapsed(&self) -> Duration {
         self.steady.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
@@ -59,12 +62,12 @@ impl Moment {
 /// Until when an operator may write.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    /// Before the last renewal; `None` without end.
+    /// The moment before the last renewal; `None` if leadership has no end.
     renewed: Option<Arc<Mutex<Moment>>>,
 }
 
 impl Leadership {
-    /// Of the only operator that there is.
+    /// The leadership of the only operator that there is.
     #[must_use]
     pub fn unlimited() -> Self {
         Self { renewed: None }
@@ -77,15 +80,14 @@ impl Leadership {
     }
 
     /// Whether no other operator can have begun to write.
-    #[must_use]
-    pub fn lasts(&self) -> bool {
+    pub(crate) fn lasts(&self) -> bool {
         !self.remaining().is_zero()
     }
 
     fn remaining(&self) -> Duration {
         self.renewed.as_ref().map_or(Duration::MAX, |renewed| {
             let renewed = *renewed.lock().unwrap_or_else(PoisonError::into_inner);
-            TENURE.saturating_sub(renewed.elapsed())
+            RENEW_DEADLINE.saturating_sub(renewed.elapsed())
         })
     }
 
@@ -96,7 +98,7 @@ impl Leadership {
     }
 }
 
-/// What someone who wants the `Lease` does about it.
+/// What an operator that wants the `Lease` does about it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
     Create,
@@ -104,15 +106,15 @@ enum Step {
     Wait,
 }
 
-/// The `Lease` as it was seen first.
+/// The version of the `Lease` that was seen last, and since when.
 #[derive(Debug)]
-struct Seen {
+struct LastSeen {
     version: Option<String>,
     since: Instant,
 }
 
 /// Remembers in `seen` what there is, and for how long.
-fn step(lease: Option<&Lease>, identity: &str, seen: &mut Option<Seen>, now: Instant) -> Step {
+fn step(lease: Option<&Lease>, identity: &str, seen: &mut Option<LastSeen>, now: Instant) -> Step {
     let Some(lease) = lease else {
         return Step::Create;
     };
@@ -130,7 +132,7 @@ fn step(lease: Option<&Lease>, identity: &str, seen: &mut Option<Seen>, now: Ins
             }
         }
         _ => {
-            *seen = Some(Seen {
+            *seen = Some(LastSeen {
                 version: version.clone(),
                 since: now,
             });
@@ -149,19 +151,19 @@ fn holder(lease: &Lease) -> Option<&str> {
 enum Error {
     #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
     Timeout,
-    #[error("{}", crate::controller::apply::explain(.0))]
-    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Api(#[from] ApiError),
 }
 
 impl Error {
     fn is(&self, code: u16) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == code)
+        matches!(self, Self::Api(error) if error.is(code))
     }
 }
 
 async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     match timeout(REQUEST_TIMEOUT, request).await {
-        Ok(answer) => Ok(answer?),
+        Ok(answer) => Ok(answer.map_err(ApiError::from)?),
         Err(_elapsed) => Err(Error::Timeout),
     }
 }
@@ -170,12 +172,12 @@ async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
 #[derive(Debug)]
 pub struct Candidate {
     leases: Api<Lease>,
-    /// Of this process; no other ever has the same.
+    /// Names this process; no other process ever has the same.
     identity: String,
 }
 
 impl Candidate {
-    /// For the `Lease` in `namespace`.
+    /// A candidate for the `Lease` in `namespace`.
     #[must_use]
     pub fn new(client: Client, namespace: &str) -> Self {
         // The name of the pod.
@@ -188,7 +190,7 @@ impl Candidate {
     }
 
     /// Does `work` while it holds the `Lease`, again and again, until `stop`; then gives it back. `work` must end soon after
-    /// `stop`, and write nothing after it was dropped. Who stands by waits for nothing.
+    /// `stop`, and write nothing after it was dropped. An operator that stands by is ready: it waits for nothing.
     pub async fn run<W: Future<Output = ()>>(
         &self,
         waiting_for: &watch::Sender<Option<&'static str>>,
@@ -204,7 +206,10 @@ impl Candidate {
             };
             if ended {
                 if let Err(error) = self.give_back(&leadership).await {
-                    tracing::warn!(%error, "the lease was not given back; others wait until it is {PATIENCE:?} old");
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        "the lease was not given back; others wait until it is {PATIENCE:?} old"
+                    );
                 }
                 return;
             }
@@ -224,7 +229,7 @@ impl Candidate {
                     waiting_for.send_replace(None);
                     format!("{other} has the lease; standing by")
                 }
-                Err(error) => format!("waiting for the lease {NAME}: {error}"),
+                Err(error) => format!("waiting for the lease {NAME}: {}", error_chain(&error)),
             };
             if news != told {
                 tracing::info!("{news}");
@@ -234,8 +239,8 @@ impl Candidate {
         }
     }
 
-    /// The `Lease`, if it could be had; else who has it.
-    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<Result<Lease, String>, Error> {
+    /// The `Lease`, if it could be had; otherwise the operator that has it.
+    async fn attempt(&self, seen: &mut Option<LastSeen>) -> Result<Result<Lease, String>, Error> {
         let lease = within(self.leases.get_opt(NAME)).await?;
         let parameters = PostParams::default();
         let answer = match step(lease.as_ref(), &self.identity, seen, Instant::now()) {
@@ -288,7 +293,12 @@ impl Candidate {
             match answer {
                 Ok(true) if leadership.lasts() => leadership.renew(since),
                 Ok(_) => return,
-                Err(error) => tracing::warn!(%error, "the lease was not renewed; trying again"),
+                Err(error) => {
+                    tracing::warn!(
+                        error = error_chain(&error),
+                        "the lease was not renewed; trying again"
+                    );
+                }
             }
         }
     }
@@ -318,7 +328,7 @@ impl Candidate {
         Ok(true)
     }
 
-    /// So that nobody needs to wait.
+    /// Gives the `Lease` back, so that no other operator needs to wait until it is old.
     async fn give_back(&self, leadership: &Leadership) -> Result<(), Error> {
         let Some(mut lease) = within(self.leases.get_opt(NAME)).await? else {
             return Ok(());
@@ -375,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenure_ends_by_whichever_clock_says_so() {
+    fn leadership_ends_by_whichever_clock_says_so() {
         let ago = |steady: u64, wall: u64| Moment {
             steady: Instant::now().checked_sub(Duration::from_secs(steady)).unwrap(),
             wall: SystemTime::now() - Duration::from_secs(wall),
@@ -394,6 +404,6 @@ mod tests {
         let of_others = leadership.clone();
         leadership.renew(Moment::now());
         assert!(of_others.lasts());
-        assert!(TENURE + REQUEST_TIMEOUT < PATIENCE);
+        assert!(RENEW_DEADLINE + REQUEST_TIMEOUT < PATIENCE);
     }
 }
