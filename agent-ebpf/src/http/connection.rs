@@ -141,6 +141,13 @@ impl Connection {
         self.lost |= Lost::REQUESTS;
     }
 
+    /// Notes that the first thing to be seen may be the response to a request that was counted, before the connection's state
+    /// had to make room.
+    #[inline(always)]
+    pub fn begin_answering(&mut self) {
+        self.pushed = 1;
+    }
+
     /// True once a message has shown that the process is a server here.
     #[inline(always)]
     #[must_use]

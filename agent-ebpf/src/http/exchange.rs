@@ -35,6 +35,10 @@ impl Connection {
     /// and 9.6): it counts with its answer.
     #[inline(always)]
     pub(super) fn request(&mut self, method: u8) -> Event {
+        if self.is_new() {
+            // What was taken to be outstanding was none; see `begin_answering`.
+            self.pushed = self.popped;
+        }
         let outstanding = self.pushed.wrapping_sub(self.popped);
         let mut event = Event::NONE;
         if outstanding == 0 {

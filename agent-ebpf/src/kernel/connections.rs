@@ -82,6 +82,9 @@ fn open(
         }
         let from_start = is_from_start(sock, identity, direction, received)?;
         let mut connection = Connection::new(identity, from_start);
+        if !from_start && direction == Direction::Sent && !are_all_remembered() {
+            connection.begin_answering();
+        }
         if !from_start && is_made_after_attaching(identity) {
             // Nothing is known of what was received before, or of how much this call receives. If it was seen, the
             // requests in it have been counted.
@@ -101,6 +104,9 @@ fn open(
             identity,
             is_made_after_attaching(identity) && are_all_remembered(),
         );
+        if direction == Direction::Sent && !are_all_remembered() {
+            connection.begin_answering();
+        }
         // Accepted sockets have the name of the one that listened; MPTCP ones have a value in this place or not.
         if field::<u64>(sock, Setting::UnixAddress).is_some_and(|address| address != 0) {
             connection.set_accepted();

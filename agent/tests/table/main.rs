@@ -19,6 +19,7 @@ mod bodies;
 mod calls;
 mod case;
 mod client;
+mod endings;
 mod foreign;
 mod framing;
 mod processes;
@@ -59,6 +60,7 @@ fn cases() -> Vec<Case> {
     cases.extend(bodies::cases());
     cases.extend(processes::cases());
     cases.extend(foreign::cases());
+    cases.extend(endings::cases());
     cases
 }
 
@@ -601,7 +603,7 @@ impl<'a> Table<'a> {
 }
 
 impl Case {
-    /// What was done before the agent started, and cannot have been counted.
+    /// What was done before the agent started, and cannot have been counted: responses, and requests that were answered.
     fn turns_before(&self) -> Counts {
         let mut counts = Counts::default();
         let Play::Dialogue { turns, .. } = &self.play else {
@@ -612,9 +614,10 @@ impl Case {
         };
         for turn in &turns[..at] {
             match turn {
-                Turn::In { requests, .. } => counts.requests += requests,
+                Turn::In { .. } => {}
                 Turn::Out { codes, .. } => {
                     for code in codes {
+                        counts.requests += u64::from(*code >= 200 || *code == 101);
                         *counts.codes.entry(code.to_string()).or_default() += 1;
                     }
                 }

@@ -120,6 +120,13 @@ impl Conversation {
         Self::new(Connection::new(0, false))
     }
 
+    /// The same, and its state had been there and made room; the process sends next.
+    pub(super) fn evicted() -> Self {
+        let mut connection = Connection::new(0, false);
+        connection.begin_answering();
+        Self::new(connection)
+    }
+
     fn new(connection: Connection) -> Self {
         let mut window = Window::new();
         // What another connection left behind must not matter; a line feed would do the most harm.

@@ -83,6 +83,27 @@ fn counting_begins_with_the_next_message() {
 }
 
 #[test]
+fn a_request_that_was_counted_before_the_state_made_room_is_not_counted_again() {
+    let after: [(&str, &[Call<'_>], &[u16]); 4] = [
+        ("before the response", &[Sends(OK)], &[200]),
+        ("in the response", &[Sends(b"rest of it\n")], &[]),
+        (
+            "before an interim response",
+            &[Sends(b"HTTP/1.1 100 Continue\r\n\r\n"), Sends(OK)],
+            &[100, 200],
+        ),
+        ("between messages", &[], &[]),
+    ];
+    for (name, calls, codes) in after {
+        let mut conversation = Conversation::evicted();
+        conversation.calls(calls);
+        conversation.calls(&[Receives(GET), Sends(NOT_FOUND), Receives(GET), Sends(OK)]);
+        let expected = counted(2, &[codes, &[404, 200]].concat());
+        assert_eq!(conversation.counted, expected, "{name}");
+    }
+}
+
+#[test]
 fn a_long_transfer_does_not_make_a_server_forgotten() {
     let transfers: [(&str, Call<'_>); 3] = [
         ("download", Sends(&[0xfe; 16_384])),
