@@ -697,6 +697,10 @@ fn a_bad_spec_is_refused_by_its_field_and_with_a_way_out() {
             "spec.historySeconds: 20 is less than intervalSeconds, 30",
         ),
         (
+            json!({"namespaces": {"include": ["shop", "web"], "exclude": ["web"]}}),
+            "spec.namespaces: `web` is both included and excluded: take it out of one list",
+        ),
+        (
             json!({"statusCodes": [200, 600]}),
             "spec.statusCodes: 600 is outside of 100 to 599",
         ),

@@ -26,9 +26,9 @@ use direction::{RECEIVED, SENT};
 /// On Linux before 5.13 the eBPF verifier walks through every one of them and must not pass one million instructions.
 pub const STEPS: u32 = 64;
 
-/// Codes that one [`advance`] reports at most: a request takes two steps at least; a response three, the last one of them cut
-/// off, and it may tell of a request besides.
-pub const FOUND: usize = 2 * STEPS.div_ceil(3) as usize;
+/// Things that one [`advance`] reports at most: a request takes two steps at least, a response three, and it may tell of a
+/// request besides; and each may come with a loss.
+pub const FOUND: usize = STEPS as usize + 2;
 
 /// The bytes of one socket call, in order, and where to report what was found in them.
 pub trait Source {

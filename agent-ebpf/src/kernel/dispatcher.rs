@@ -1,7 +1,7 @@
 //! Runs of a program: working memory, and going on with a call that takes more work than one run may do.
 
 use agent_ebpf::{
-    abi::{Loss, READERS, Setting, entrances},
+    abi::{LOST, Loss, READERS, Setting, entrances},
     http::{Direction, FOUND, Window, advance, advance_unseen},
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::map, maps::PerCpuArray};
@@ -169,14 +169,18 @@ impl Work {
             self.unfinished = sock;
         }
         // The process will answer nothing any more: it reads to the end only to be polite (RFC 9112 section 9.6).
-        if direction == Direction::Received && self.bytes.found != 0 && is_shut_down(sock, Direction::Sent) {
-            return;
-        }
+        let is_over =
+            direction == Direction::Received && self.bytes.found != 0 && is_shut_down(sock, Direction::Sent);
         for index in 0..FOUND {
             if index as u32 >= self.bytes.found {
                 break;
             }
-            count(self.bytes.codes[index]);
+            let code = self.bytes.codes[index];
+            if code >= LOST {
+                lose(u32::from(code - LOST));
+            } else if !is_over {
+                count(code);
+            }
         }
     }
 

@@ -1,15 +1,12 @@
 //! The bytes of one call, in order, as the engine takes them.
 
 use agent_ebpf::{
-    abi::{Loss, REQUESTS},
+    abi::{LOST, Loss, REQUESTS},
     http::{Connection, Direction, Event, FOUND, Source, WINDOW, Window, step},
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
-use super::{
-    counters::lose,
-    memory::{kernel, user},
-};
+use super::memory::{kernel, user};
 
 /// The bytes of a call in the calling task's memory.
 #[repr(C)]
@@ -26,8 +23,8 @@ pub struct Bytes {
     pub(super) back: u64,
     /// 1 if that is in user memory.
     pub(super) next_in_user: u32,
-    /// Codes found in this run. They are counted at its end: the verifier walks through
-    /// what happens to a message once for each that there may be, not once for each step.
+    /// What was found in this run, as in [`CounterKey::code`](agent_ebpf::abi::CounterKey::code). It is counted at its end: a
+    /// step has no stack left for that.
     pub(super) found: u32,
     pub(super) codes: [u16; FOUND],
 }
@@ -119,7 +116,7 @@ impl Source for Bytes {
             self.push(REQUESTS);
         }
         if let Some(cause) = event.loss_index() {
-            lose(cause);
+            self.push(LOST.wrapping_add(cause as u16));
         }
     }
 }

@@ -123,6 +123,10 @@ pub fn moved<const RECEIVES: bool>(
         Direction::Sent
     };
     run(ctx, program, direction, sock, |bytes| {
+        if RECEIVES && matches!(data, Data::Discarded) {
+            discarded(sock);
+            return None;
+        }
         let (connection, transferred) = catch_up(direction, sock, transferred)?;
         if transferred == 0 {
             return None;
@@ -145,6 +149,19 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
     let transferred = if transferred <= ahead { transferred } else { 0 };
     unseen(direction, sock, connection, ahead.wrapping_sub(transferred));
     Some((connection, transferred))
+}
+
+/// A call on a TCP socket has thrown away what it received. Its iterator does not tell how much that was.
+#[inline(always)]
+fn discarded(sock: u64) -> Option<()> {
+    let connection = connections::seen(sock)?;
+    let position = socket::position::<Helper>(sock, connection, Direction::Received)?;
+    let count = connection.move_position(Direction::Received, position, 0);
+    let is_end = count == 1 && socket::is_shut_down(sock, Direction::Received);
+    if count > 0 && !is_end && !connection.is_ignored(Direction::Received) {
+        advance_discarded(connection, u64::from(count));
+    }
+    Some(())
 }
 
 /// `count` bytes of a TCP stream have gone by that no hook saw, or the end of the stream, which counts as one.

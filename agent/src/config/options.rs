@@ -285,3 +285,76 @@ impl Overrides {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const PREFIX: &str = "SCOPE_HTTP_STATISTICS_";
+
+    /// Cells of a documented option, by flag.
+    fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
+        let page = include_str!("../../../docs/reference/options.md");
+        let agent = page
+            .split("\n## ")
+            .find(|part| part.starts_with("The agent"))
+            .unwrap();
+        let rows = agent.lines().filter(|line| line.starts_with("| `--"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            (cells[0].trim_matches('`'), cells[1..].to_vec())
+        })
+        .collect()
+    }
+
+    fn camel_case(id: &str) -> String {
+        let mut words = id.split('_');
+        let first = words.next().unwrap_or_default().to_owned();
+        words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+    }
+
+    /// The page is written by hand, and says of each option what the definitions here say.
+    #[test]
+    fn each_option_is_documented_as_it_is_defined() {
+        let command = <Overrides as clap::Args>::augment_args(clap::Command::new("agent"));
+        let mut rows = documented();
+        for argument in command.get_arguments() {
+            let flag = format!("--{}", argument.get_long().unwrap());
+            let cells = rows
+                .remove(&*flag)
+                .unwrap_or_else(|| panic!("{flag} is not documented"));
+            let variable = argument.get_env().unwrap().to_str().unwrap();
+            assert_eq!(
+                format!("{PREFIX}{}", cells[0].trim_matches('`')),
+                variable,
+                "{flag}"
+            );
+            let key = match argument.get_id().as_str() {
+                "include_namespaces" => "namespaces.include".to_owned(),
+                "exclude_namespaces" => "namespaces.exclude".to_owned(),
+                id => camel_case(id),
+            };
+            assert_eq!(cells[1].trim_matches('`'), key, "{flag}");
+            // What stands in place of a value is in words on both sides.
+            let help = argument.get_help().unwrap().to_string();
+            let default = help
+                .rsplit_once("[default: ")
+                .map(|(_, rest)| rest.trim_end_matches(']'));
+            if let Some(value) = cells[2].strip_prefix('`').and_then(|it| it.strip_suffix('`'))
+                && default != Some("the 16 most common")
+            {
+                assert_eq!(default, Some(value), "{flag}");
+            }
+        }
+        assert_eq!(rows.keys().collect::<Vec<_>>(), [&"--config"]);
+    }
+
+    #[test]
+    fn the_codes_that_are_documented_are_the_default() {
+        let rows = documented();
+        let codes: StatusCodes = rows["--status-codes"][2].trim_matches('`').parse().unwrap();
+        assert_eq!(codes, StatusCodes::default());
+    }
+}

@@ -283,7 +283,7 @@ pub struct Namespaces {
     )]
     pub include: Vec<String>,
 
-    /// Leave out pods in these namespaces, even if they are included.
+    /// Leave out pods in these namespaces. None of them may be included, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 256),

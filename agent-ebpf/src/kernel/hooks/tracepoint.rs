@@ -159,19 +159,25 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 /// [`sys_exit`] of a call that sent.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_send(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Sent, &ctx);
+    exited::<true>(&ctx);
     0
 }
 
 /// [`sys_exit`] of a call that received.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_receive(ctx: RawTracePointContext) -> i32 {
-    exited(Direction::Received, &ctx);
+    exited::<false>(&ctx);
     0
 }
 
+/// By direction, so that each program has its own, inlined: of one that both call the stack would be too deep.
 #[inline(always)]
-fn exited(direction: Direction, ctx: &RawTracePointContext) -> Option<()> {
+fn exited<const SENDS: bool>(ctx: &RawTracePointContext) -> Option<()> {
+    let direction = if SENDS {
+        Direction::Sent
+    } else {
+        Direction::Received
+    };
     let call = system_call(ctx.arg(0))?;
     let result = ctx.arg::<i64>(1) as u32;
     let description = layout::syscall(call.number);

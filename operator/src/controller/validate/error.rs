@@ -135,6 +135,9 @@ pub enum Error {
         /// Time between measurements, in seconds.
         interval: i32,
     },
+    /// Agents refuse such a file.
+    #[error("spec.namespaces: `{0}` is both included and excluded: take it out of one list")]
+    NamespaceTwice(String),
     /// Not a directory for a socket.
     #[error(
         "spec.pluginDirectory: `{0}` is not usable: give an absolute path of at most {MAX_PLUGIN_DIRECTORY} letters, digits, `-`, `_` and `.`, as in /var/run/scope/plugins"

@@ -169,5 +169,8 @@ fn check_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
             });
         }
     }
-    Ok(())
+    match include.iter().find(|name| exclude.contains(name)) {
+        Some(name) => Err(Error::NamespaceTwice(name.clone())),
+        None => Ok(()),
+    }
 }
