@@ -106,6 +106,8 @@ pub(crate) struct Exception {
     pub(crate) counted: fn(&mut Counts),
     /// What is counted as lost, no more and no less.
     pub(crate) losses: &'static [(&'static str, u64)],
+    /// Whether the losses are its processes'. At a connection's end nobody knows whose it was.
+    pub(crate) have_owner: bool,
 }
 
 /// A step of a conversation over one connection.
@@ -264,7 +266,16 @@ impl Case {
             holds,
             counted,
             losses,
+            have_owner: true,
         });
+        self
+    }
+
+    /// The losses of the exception before this are noticed at the connection's end.
+    pub(crate) fn at_the_end(mut self) -> Self {
+        if let Some(exception) = self.exceptions.last_mut() {
+            exception.have_owner = false;
+        }
         self
     }
 

@@ -466,6 +466,7 @@ impl<'a> Table<'a> {
         let all_count = exception.is_none() && cgroup.is_none() && before == Counts::default();
         let lost: BTreeMap<String, u64> = exception
             .iter()
+            .filter(|it| it.have_owner)
             .flat_map(|it| it.losses)
             .map(|(cause, count)| ((*cause).to_owned(), *count))
             .collect();

@@ -424,7 +424,8 @@ fn rings() -> Vec<Case> {
                     Mode::is_sys_exit,
                     only_the_first,
                     &[("unreadable_pages", 1)],
-                ),
+                )
+                .at_the_end(),
         );
     }
     cases
