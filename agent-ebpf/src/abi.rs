@@ -16,9 +16,9 @@ pub mod maps {
     pub const CONNECTIONS: &str = "CONNECTIONS";
     /// LRU hash map of thread to its latest socket call; used by the kprobe hook only.
     pub const CALLS: &str = "CALLS";
-    /// LRU hash map of thread to the entrances that have seen its latest call on a unix socket; see [`super::entrances`].
+    /// LRU hash map of thread to the entries that have seen its latest call on a unix socket; see [`super::entries`].
     pub const HANDLED: &str = "HANDLED";
-    /// Per-CPU array of the programs' working memory; [`super::entrances::COUNT`] times as long where there are entrances.
+    /// Per-CPU array of the programs' working memory; [`super::entries::COUNT`] times as long where there are entries.
     pub const WORK: &str = "WORK";
     /// Array of one `u32`: a socket with an inode number from this one on (modulo 2^32) was made after the programs had
     /// been attached. 0 while that is not known.
@@ -100,8 +100,8 @@ pub enum Loss {
     ForeignProcess = 7,
     /// A connection's state had to make room for another's and was needed again: at most the message it was in.
     ConnectionEvicted = 8,
-    /// The kernel left out the program, or all of its entrances where it has some: one socket call not seen, at most. Where
-    /// there are no entrances user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
+    /// The kernel left out the program, or all of its entries where it has some: one socket call not seen, at most. Where
+    /// there are no entries user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
     ProgramMissed = 9,
 }
 
@@ -256,8 +256,8 @@ pub enum Setting {
     /// Value: 1 if the verifier may know the current task for what it is (`bpf_get_current_task_btf`, since Linux 5.11), and its
     /// cgroup can be found from there.
     TypedTask,
-    /// Value: one of [`entrances`].
-    Entrances,
+    /// Value: one of [`entries`].
+    Entries,
     /// Value: 1 if no TCP socket goes without being seen, 0 if that may happen.
     TcpEndsSeen,
     /// The same for unix sockets.
@@ -278,13 +278,13 @@ pub const READERS: u32 = 4;
 
 /// How the programs that read what went over sockets come to run. Where the kernel may interrupt a program, it leaves
 /// that program out for other tasks on the same CPU until the interrupted one goes on. So there each has several
-/// entrances: small programs attached beside each other, of which the first that is not left out calls it.
-pub mod entrances {
+/// entries: small programs attached beside each other, of which the first that is not left out calls it.
+pub mod entries {
     /// They are attached themselves.
     pub const NONE: u32 = 0;
-    /// By entrances, any of which may run first; another program runs when a call begins.
+    /// By entries, any of which may run first; another program runs when a call begins.
     pub const ANY_ORDER: u32 = 1;
-    /// By entrances, which run in order.
+    /// By entries, which run in order.
     pub const IN_ORDER: u32 = 2;
     /// How many a program has. All are left out only if on one CPU as many tasks wait, each interrupted in another one.
     pub const COUNT: u32 = 4;

@@ -1,7 +1,7 @@
 //! Runs of a program: working memory, and going on with a call that takes more work than one run may do.
 
 use agent_ebpf::{
-    abi::{LOST, Loss, READERS, Setting, entrances},
+    abi::{LOST, Loss, READERS, Setting, entries},
     http::{Direction, FOUND, Window, advance, advance_unseen},
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::map, maps::PerCpuArray};
@@ -25,21 +25,21 @@ struct Work {
     bytes: Bytes,
     /// The socket of a call that takes more work than one run of the program may do; 0 if there is none.
     unfinished: u64,
-    /// The thread that came in by this memory's entrance, where there are entrances; 0 while there is none.
+    /// The thread that came in by this memory's entry, where there are entries; 0 while there is none.
     thread: u64,
 }
 
-/// By CPU and program; by CPU, entrance and program where programs have entrances. Nothing interrupts an entrance for
+/// By CPU and program; by CPU, entry and program where programs have entries. Nothing interrupts an entry for
 /// another task to come in by it.
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(Program::COUNT, 0);
 
 impl Program {
-    /// Calls this program from an entrance. Comes back only if that cannot be done.
+    /// Calls this program from an entry. Comes back only if that cannot be done.
     #[inline(always)]
-    pub fn enter(self, ctx: &impl EbpfContext, entrance: u32) {
-        if let Some(work) = WORK.get_ptr_mut(entrance * READERS + self as u32) {
-            // SAFETY: this CPU's and this entrance's own.
+    pub fn enter(self, ctx: &impl EbpfContext, entry: u32) {
+        if let Some(work) = WORK.get_ptr_mut(entry * READERS + self as u32) {
+            // SAFETY: this CPU's and this entry's own.
             let work = unsafe { &mut *work };
             work.unfinished = 0;
             work.thread = bpf_get_current_pid_tgid();
@@ -92,10 +92,10 @@ pub fn run(
     work.release();
 }
 
-/// Working memory for a call. Nothing interrupts a program that has no entrances; else the entrance has chosen.
+/// Working memory for a call. Nothing interrupts a program that has no entries; else the entry has chosen.
 #[inline(always)]
 fn working_memory(program: Program) -> Option<&'static mut Work> {
-    if setting(Setting::Entrances) != entrances::NONE {
+    if setting(Setting::Entries) != entries::NONE {
         return chosen(program as u32);
     }
     // SAFETY: this CPU's and this program's own.
@@ -107,15 +107,15 @@ fn working_memory(program: Program) -> Option<&'static mut Work> {
 fn chosen(program: u32) -> Option<&'static mut Work> {
     let thread = bpf_get_current_pid_tgid();
     let mut index = program;
-    for entrance in 1..entrances::COUNT {
-        let work = WORK.get_ptr_mut(entrance * READERS + program)?;
-        // SAFETY: a field of a map value; only this thread's entrance sets it to this thread.
+    for entry in 1..entries::COUNT {
+        let work = WORK.get_ptr_mut(entry * READERS + program)?;
+        // SAFETY: a field of a map value; only this thread's entry sets it to this thread.
         let other = unsafe { (*work).thread } ^ thread;
         let mut is_other = other | other.wrapping_neg();
         // In assembly, because the compiler would make a jump of it.
         // SAFETY: the highest bit of the register, and nothing else.
         unsafe { asm!("{is_other} >>= 63", is_other = inout(reg) is_other) };
-        index += entrance * READERS * (1 - is_other as u32);
+        index += entry * READERS * (1 - is_other as u32);
     }
     // SAFETY: this CPU's and this call's own.
     WORK.get_ptr_mut(index).map(|work| unsafe { &mut *work })
@@ -125,7 +125,7 @@ impl Work {
     /// The call is over.
     #[inline(always)]
     fn release(&mut self) {
-        if setting(Setting::Entrances) != entrances::NONE {
+        if setting(Setting::Entries) != entries::NONE {
             self.thread = 0;
         }
     }

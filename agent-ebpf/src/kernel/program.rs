@@ -3,7 +3,7 @@
 use agent_ebpf::abi::READERS;
 use aya_ebpf::{EbpfContext, macros::map, maps::ProgramArray};
 
-/// The programs that read what went over sockets, to be called by themselves and by their entrances. One map for each,
+/// The programs that read what went over sockets, to be called by themselves and by their entries. One map for each,
 /// because the kernel lets trampolines' programs call only programs of the same function.
 #[map]
 static TCP_SEND: ProgramArray = ProgramArray::with_max_entries(1, 0);

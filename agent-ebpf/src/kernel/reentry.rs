@@ -1,7 +1,7 @@
-//! Which calls have been handled, where programs have entrances (see [`agent_ebpf::abi::entrances`]).
+//! Which calls have been handled, where programs have entries (see [`agent_ebpf::abi::entries`]).
 
 use agent_ebpf::{
-    abi::{Loss, Setting, entrances},
+    abi::{Loss, Setting, entries},
     http::{Connection, Direction},
 };
 use aya_ebpf::{
@@ -28,7 +28,7 @@ static SEEN: PerCpuArray<Seen> = PerCpuArray::with_max_entries(Program::COUNT, 0
 /// The program looks at a connection.
 #[inline(always)]
 pub fn see<A: Access>(program: Program, direction: Direction, sock: u64, connection: &Connection) {
-    if setting(Setting::Entrances) != entrances::NONE {
+    if setting(Setting::Entries) != entries::NONE {
         see_one::<A>(program as u32, direction, sock, connection);
     }
 }
@@ -55,11 +55,11 @@ pub fn is_seen<A: Access>(program: Program, direction: Direction, sock: u64) -> 
     })
 }
 
-/// By thread, of its latest call on a unix socket, which has no such positions: a bit for each entrance that has run.
+/// By thread, of its latest call on a unix socket, which has no such positions: a bit for each entry that has run.
 #[map]
 static HANDLED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(16384, 0);
 
-/// A call begins. If no entrance has run for the one before, that is lost.
+/// A call begins. If no entry has run for the one before, that is lost.
 #[inline(always)]
 pub fn begin() {
     let thread = bpf_get_current_pid_tgid();
@@ -78,16 +78,16 @@ pub fn begin() {
     }
 }
 
-/// True if this thread's call, of which every entrance must ask, has come in by another one.
+/// True if this thread's call, of which every entry must ask, has come in by another one.
 #[inline(always)]
-pub fn is_handled(entrance: u32) -> bool {
+pub fn is_handled(entry: u32) -> bool {
     let thread = bpf_get_current_pid_tgid();
     // Where they run in order there is nothing to be told about the call's beginning: what the others noted of this call
     // the last one forgets.
-    if setting(Setting::Entrances) == entrances::IN_ORDER && entrance == entrances::COUNT - 1 {
+    if setting(Setting::Entries) == entries::IN_ORDER && entry == entries::COUNT - 1 {
         return HANDLED.remove(&thread).is_ok();
     }
-    let mine = 1 << entrance;
+    let mine = 1 << entry;
     if let Some(entered) = HANDLED.get_ptr_mut(&thread) {
         // SAFETY: only this thread uses its entry.
         let entered = unsafe { &mut *entered };

@@ -94,7 +94,7 @@ fn begin<A: Access>(
         return None;
     }
     if let Some(position) = socket::position::<A>(sock, connection, direction) {
-        // Less than the call moved: it was handled, by way of another entrance.
+        // Less than the call moved: it was handled, by way of another entry.
         if connection.ahead(direction, position) < transferred {
             return None;
         }

@@ -29,8 +29,8 @@ impl Attachments {
         &self.rejected
     }
 
-    /// Whether the kernel is taken to be preemptible, so that programs have entrances where they need them
-    /// ([`agent_ebpf::abi::entrances`]).
+    /// Whether the kernel is taken to be preemptible, so that programs have entries where they need them
+    /// ([`agent_ebpf::abi::entries`]).
     #[must_use]
     pub fn is_preemptible(&self) -> bool {
         self.is_preemptible

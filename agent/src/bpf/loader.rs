@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, os::fd::AsFd as _};
 
-use agent_ebpf::abi::{READERS, Setting, entrances, globals, maps};
+use agent_ebpf::abi::{READERS, Setting, entries, globals, maps};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, ProgramArray},
@@ -47,7 +47,7 @@ impl Features for Loader {
     }
 
     fn needs_entries(&self, hook: Hook) -> bool {
-        self.entrances(hook) != entrances::NONE
+        self.entries(hook) != entries::NONE
     }
 }
 
@@ -133,8 +133,8 @@ impl Loader {
         raise_memlock_limit();
         let calls = syscalls();
         let mut settings = self.settings;
-        let entrances = self.entrances(hook);
-        settings[Setting::Entrances as usize] = entrances;
+        let entries = self.entries(hook);
+        settings[Setting::Entries as usize] = entries;
         let is_interrupted = self.is_preemptible && self.has_preemptible_tracepoints;
         settings[Setting::TcpEndsSeen as usize] = u32::from(!is_interrupted);
         // Kprobe programs are left out while their CPU is in a map; the tracepoint hook does not look.
@@ -153,24 +153,24 @@ impl Loader {
             // Only that hook notes calls under way.
             loader.map_max_entries(maps::CALLS, 1);
         }
-        if entrances == entrances::NONE {
+        if entries == entries::NONE {
             loader.map_max_entries(maps::HANDLED, 1);
         } else {
-            loader.map_max_entries(maps::WORK, READERS * entrances::COUNT);
+            loader.map_max_entries(maps::WORK, READERS * entries::COUNT);
         }
         Ok(loader.load(&object::for_kernel(self.version))?)
     }
 
-    /// Whether a hook's programs need entrances: where they may be interrupted, and so left out for another task.
-    fn entrances(&self, hook: Hook) -> u32 {
+    /// Whether a hook's programs need entries: where they may be interrupted, and so left out for another task.
+    fn entries(&self, hook: Hook) -> u32 {
         match hook {
-            Hook::Fentry if self.is_preemptible => entrances::ANY_ORDER,
+            Hook::Fentry if self.is_preemptible => entries::ANY_ORDER,
             // Callbacks of a tracepoint run in the order in which they were attached (`func_add`, kernel/tracepoint.c).
             Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => {
-                entrances::IN_ORDER
+                entries::IN_ORDER
             }
             // Kprobes, and tracepoints before Linux 7.0, run with preemption disabled.
-            _ => entrances::NONE,
+            _ => entries::NONE,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The programs of the object: what each is attached to, what it sees, and what the loader has to know of it. A new source of
 //! bytes is a few more lines here.
 
-use agent_ebpf::abi::{entrances, maps};
+use agent_ebpf::abi::{entries, maps};
 
 use super::Hook;
 
@@ -18,8 +18,8 @@ pub(super) struct ProgramSpec {
     /// Program arrays and indices at which those that call it find it (`bpf_tail_call`): mostly itself, to go on.
     pub(super) resume: &'static [(&'static str, u32)],
     /// The programs that are attached in its place, and call it, where it could be left out because it may be interrupted
-    /// ([`entrances`]).
-    pub(super) entries: Option<[&'static str; entrances::COUNT as usize]>,
+    /// ([`entries`]).
+    pub(super) entries: Option<[&'static str; entries::COUNT as usize]>,
     /// A run that the kernel leaves out loses a call for good: nothing later shows the gap.
     pub(super) counts_misses: bool,
 }
@@ -100,7 +100,7 @@ impl ProgramSpec {
         self
     }
 
-    const fn entered_by(mut self, entries: [&'static str; entrances::COUNT as usize]) -> Self {
+    const fn entered_by(mut self, entries: [&'static str; entries::COUNT as usize]) -> Self {
         self.entries = Some(entries);
         self
     }

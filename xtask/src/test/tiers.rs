@@ -81,7 +81,7 @@ pub(crate) enum Depth {
 /// The three ways to attach.
 const HOOKS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
 
-/// Of the kernels for guests these could be preemptible and mostly are not; with `preempt=full` programs have other entrances.
+/// Of the kernels for guests these could be preemptible and mostly are not; with `preempt=full` programs have other entries.
 const PREEMPTIBLE: [&str; 2] = ["6.1", "6.12"];
 
 /// A kernel without cgroup v1, for tests of pods: the host of a CI often has both.

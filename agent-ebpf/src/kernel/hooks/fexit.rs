@@ -1,8 +1,8 @@
 //! Hook `fentry`: BPF trampolines at the end of the protocols' send and receive functions.
 //!
 //! On a preemptible kernel a program may be interrupted by a task that makes the same call; the kernel then leaves the
-//! program out for that task (`bpf_prog->active`). So there every program has several entrances, see
-//! [`agent_ebpf::abi::entrances`].
+//! program out for that task (`bpf_prog->active`). So there every program has several entries, see
+//! [`agent_ebpf::abi::entries`].
 //!
 //! At the end, because then the bytes are in the receiver's memory and it is known how many went; the message's
 //! iterator has moved over them and is walked back.
@@ -31,14 +31,14 @@ use crate::kernel::{
     transport::socket::Socket,
 };
 
-/// Entrances of a program: `enter` is the function that decides whether it is called.
-macro_rules! entrances {
-    ($function:literal, $enter:ident, $($name:ident: $entrance:literal),*) => {
+/// Entries of a program: `enter` is the function that decides whether it is called.
+macro_rules! entries {
+    ($function:literal, $enter:ident, $($name:ident: $entry:literal),*) => {
         $(
-            #[doc = concat!("An entrance of the program on `", $function, "`.")]
+            #[doc = concat!("An entry program of the one on `", $function, "`.")]
             #[fexit(function = $function)]
             pub fn $name(ctx: FExitContext) -> u32 {
-                $enter(&ctx, $entrance);
+                $enter(&ctx, $entry);
                 0
             }
         )*
@@ -64,13 +64,13 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
     0
 }
 
-entrances!("tcp_sendmsg", enter_tcp_send, tcp_sendmsg_1: 0, tcp_sendmsg_2: 1, tcp_sendmsg_3: 2, tcp_sendmsg_4: 3);
+entries!("tcp_sendmsg", enter_tcp_send, tcp_sendmsg_1: 0, tcp_sendmsg_2: 1, tcp_sendmsg_3: 2, tcp_sendmsg_4: 3);
 
 #[inline(always)]
-fn enter_tcp_send(ctx: &FExitContext, entrance: u32) {
+fn enter_tcp_send(ctx: &FExitContext, entry: u32) {
     let result: i32 = ctx.arg(3);
     if result > 0 && !reentry::is_seen::<Load>(Program::TcpSend, Direction::Sent, ctx.arg(0)) {
-        Program::TcpSend.enter(ctx, entrance);
+        Program::TcpSend.enter(ctx, entry);
     }
 }
 
@@ -93,14 +93,14 @@ pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
     0
 }
 
-entrances!("tcp_recvmsg", enter_tcp_receive, tcp_recvmsg_1: 0, tcp_recvmsg_2: 1, tcp_recvmsg_3: 2, tcp_recvmsg_4: 3);
+entries!("tcp_recvmsg", enter_tcp_receive, tcp_recvmsg_1: 0, tcp_recvmsg_2: 1, tcp_recvmsg_3: 2, tcp_recvmsg_4: 3);
 
 #[inline(always)]
-fn enter_tcp_receive(ctx: &FExitContext, entrance: u32) {
+fn enter_tcp_receive(ctx: &FExitContext, entry: u32) {
     if tcp_received(ctx).is_some()
         && !reentry::is_seen::<Load>(Program::TcpReceive, Direction::Received, ctx.arg(0))
     {
-        Program::TcpReceive.enter(ctx, entrance);
+        Program::TcpReceive.enter(ctx, entry);
     }
 }
 
@@ -154,19 +154,19 @@ pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
     0
 }
 
-entrances!("unix_stream_sendmsg", enter_unix_send, unix_stream_sendmsg_1: 0, unix_stream_sendmsg_2: 1, unix_stream_sendmsg_3: 2, unix_stream_sendmsg_4: 3);
+entries!("unix_stream_sendmsg", enter_unix_send, unix_stream_sendmsg_1: 0, unix_stream_sendmsg_2: 1, unix_stream_sendmsg_3: 2, unix_stream_sendmsg_4: 3);
 
 #[inline(always)]
-fn enter_unix_send(ctx: &FExitContext, entrance: u32) {
+fn enter_unix_send(ctx: &FExitContext, entry: u32) {
     // Asked in every case: the answer is also a note.
-    let is_handled = reentry::is_handled(entrance);
+    let is_handled = reentry::is_handled(entry);
     let result: i32 = ctx.arg(3);
     if result > 0 && !is_handled {
-        Program::UnixSend.enter(ctx, entrance);
+        Program::UnixSend.enter(ctx, entry);
     }
 }
 
-/// Before the entrances of [`unix_stream_sendmsg`].
+/// Before the entries of [`unix_stream_sendmsg`].
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_begin(_: FEntryContext) -> u32 {
     reentry::begin();
@@ -193,13 +193,13 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
     0
 }
 
-entrances!("unix_stream_recvmsg", enter_unix_receive, unix_stream_recvmsg_1: 0, unix_stream_recvmsg_2: 1, unix_stream_recvmsg_3: 2, unix_stream_recvmsg_4: 3);
+entries!("unix_stream_recvmsg", enter_unix_receive, unix_stream_recvmsg_1: 0, unix_stream_recvmsg_2: 1, unix_stream_recvmsg_3: 2, unix_stream_recvmsg_4: 3);
 
 #[inline(always)]
-fn enter_unix_receive(ctx: &FExitContext, entrance: u32) {
-    let is_handled = reentry::is_handled(entrance);
+fn enter_unix_receive(ctx: &FExitContext, entry: u32) {
+    let is_handled = reentry::is_handled(entry);
     if unix_received(ctx).is_some() && !is_handled {
-        Program::UnixReceive.enter(ctx, entrance);
+        Program::UnixReceive.enter(ctx, entry);
     }
 }
 
@@ -210,7 +210,7 @@ fn unix_received(ctx: &FExitContext) -> Option<u32> {
     (result > 0 && flags & MSG_PEEK == 0).then_some(result as u32)
 }
 
-/// Before the entrances of [`unix_stream_recvmsg`].
+/// Before the entries of [`unix_stream_recvmsg`].
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
     reentry::begin();

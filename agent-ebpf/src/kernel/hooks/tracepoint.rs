@@ -64,15 +64,15 @@ fn sent(ctx: &RawTracePointContext) -> Option<u32> {
     (result > 0).then_some(result as u32)
 }
 
-/// Entrances of a program: since Linux 7.0 tracepoints' programs may be interrupted too.
-macro_rules! entrances {
-    ($tracepoint:literal, $moved:ident, $program:expr, $direction:expr, $($name:ident: $entrance:literal),*) => {
+/// Entries of a program: since Linux 7.0 tracepoints' programs may be interrupted too.
+macro_rules! entries {
+    ($tracepoint:literal, $moved:ident, $program:expr, $direction:expr, $($name:ident: $entry:literal),*) => {
         $(
-            #[doc = concat!("An entrance of the program on `", $tracepoint, "`.")]
+            #[doc = concat!("An entry program of the one on `", $tracepoint, "`.")]
             #[raw_tracepoint(tracepoint = $tracepoint)]
             pub fn $name(ctx: RawTracePointContext) -> i32 {
                 if $moved(&ctx).is_some() {
-                    enter(&ctx, $program, $direction, $entrance);
+                    enter(&ctx, $program, $direction, $entry);
                 }
                 0
             }
@@ -80,11 +80,11 @@ macro_rules! entrances {
     };
 }
 
-entrances!("sock_send_length", sent, Program::TcpSend, Direction::Sent, sock_send_length_1: 0, sock_send_length_2: 1, sock_send_length_3: 2, sock_send_length_4: 3);
-entrances!("sock_recv_length", was_received, Program::TcpReceive, Direction::Received, sock_recv_length_1: 0, sock_recv_length_2: 1, sock_recv_length_3: 2, sock_recv_length_4: 3);
+entries!("sock_send_length", sent, Program::TcpSend, Direction::Sent, sock_send_length_1: 0, sock_send_length_2: 1, sock_send_length_3: 2, sock_send_length_4: 3);
+entries!("sock_recv_length", was_received, Program::TcpReceive, Direction::Received, sock_recv_length_1: 0, sock_recv_length_2: 1, sock_recv_length_3: 2, sock_recv_length_4: 3);
 
 #[inline(always)]
-fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, entrance: u32) {
+fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, entry: u32) {
     let sock = ctx.arg(0);
     if reentry::is_seen::<Helper>(program, direction, sock) {
         return;
@@ -92,11 +92,11 @@ fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, ent
     let is_handled = match socket::is_tcp(sock) {
         // The program itself knows.
         Some(true) => false,
-        Some(false) => reentry::is_handled(entrance),
+        Some(false) => reentry::is_handled(entry),
         None => true,
     };
     if !is_handled {
-        program.enter(ctx, entrance);
+        program.enter(ctx, entry);
     }
 }
 
