@@ -18,41 +18,69 @@ use super::{
     transport::socket::{self, Socket},
 };
 
-/// A call has moved `transferred` bytes over `sock`; it and a message that `data` tells of are read by `A`.
-#[inline(always)]
-pub fn transferred<A: Access>(
-    ctx: &impl EbpfContext,
-    program: Program,
-    socket: Socket,
-    direction: Direction,
-    sock: u64,
-    transferred: u32,
-    data: impl FnOnce(&Connection) -> Data,
-) {
-    run(ctx, program, direction, sock, |bytes| {
-        let connection = begin::<A>(program, socket, direction, sock, transferred)?;
-        let data = data(connection);
-        locate::<A>(bytes, direction, connection, data, transferred)
-    });
+/// Bytes that a call has moved over a socket: a hook builds it once, and hands it on.
+#[derive(Clone, Copy)]
+pub struct Transfer {
+    /// The program that takes it.
+    pub program: Program,
+    /// What the hook knows of the socket.
+    pub socket: Socket,
+    /// Which way the bytes went.
+    pub direction: Direction,
+    /// The socket, a `struct sock *`.
+    pub sock: u64,
+    /// How many bytes.
+    pub count: u32,
 }
 
-/// A call has moved `transferred` bytes over `sock`, which are where no program can read them.
-#[inline(always)]
-pub fn transferred_unseen(
-    program: Program,
-    socket: Socket,
-    direction: Direction,
-    sock: u64,
-    transferred: u32,
-    cause: Loss,
-) {
-    if let Some(connection) = begin::<Helper>(program, socket, direction, sock, transferred) {
-        found(advance_unseen(
-            connection,
+impl Transfer {
+    /// Takes the connection over the bytes, which are where `data` says. They and the connection's socket are read by `A`.
+    #[inline(always)]
+    pub fn read<A: Access>(self, ctx: &impl EbpfContext, data: impl FnOnce(&Connection) -> Data) {
+        run(ctx, self.program, self.direction, self.sock, |bytes| {
+            let connection = self.begin::<A>()?;
+            let data = data(connection);
+            locate::<A>(bytes, self.direction, connection, data, self.count)
+        });
+    }
+
+    /// Takes the connection over the bytes, which no program can read because of `cause`.
+    #[inline(always)]
+    pub fn unseen(self, cause: Loss) {
+        if let Some(connection) = self.begin::<Helper>() {
+            found(advance_unseen(
+                connection,
+                self.direction,
+                u64::from(self.count),
+                cause,
+            ));
+        }
+    }
+
+    /// The connection to take over the bytes, unless there is nothing to be found in them or, on TCP, they have been handled.
+    #[inline(always)]
+    fn begin<A: Access>(self) -> Option<&'static mut Connection> {
+        let Self {
+            program,
+            socket,
             direction,
-            u64::from(transferred),
-            cause,
-        ));
+            sock,
+            count,
+        } = self;
+        let connection = connections::find(sock, socket, direction, count)?;
+        reentry::see::<A>(program, direction, sock, connection);
+        if connection.is_ignored(direction) {
+            return None;
+        }
+        if let Some(position) = socket::position::<A>(sock, connection, direction) {
+            // Less than the call moved: it was handled, by way of another entry.
+            if connection.ahead(direction, position) < count {
+                return None;
+            }
+            let gap = connection.move_position(direction, position, count);
+            unseen(direction, sock, connection, gap);
+        }
+        Some(connection)
     }
 }
 
@@ -76,32 +104,6 @@ pub fn messages_unseen(direction: Direction, sock: u64, messages: u32) -> Option
         )),
     }
     Some(())
-}
-
-/// The connection to take over a call's bytes, unless there is nothing to be found in them or, on TCP, they have been
-/// handled.
-#[inline(always)]
-fn begin<A: Access>(
-    program: Program,
-    socket: Socket,
-    direction: Direction,
-    sock: u64,
-    transferred: u32,
-) -> Option<&'static mut Connection> {
-    let connection = connections::find(sock, socket, direction, transferred)?;
-    reentry::see::<A>(program, direction, sock, connection);
-    if connection.is_ignored(direction) {
-        return None;
-    }
-    if let Some(position) = socket::position::<A>(sock, connection, direction) {
-        // Less than the call moved: it was handled, by way of another entry.
-        if connection.ahead(direction, position) < transferred {
-            return None;
-        }
-        let gap = connection.move_position(direction, position, transferred);
-        unseen(direction, sock, connection, gap);
-    }
-    Some(connection)
 }
 
 /// A call on a TCP socket has moved bytes, as many as its sequence number is ahead of where it was last seen. Of these

@@ -166,9 +166,7 @@ impl Loader {
         match hook {
             Hook::Fentry if self.is_preemptible => entries::ANY_ORDER,
             // Callbacks of a tracepoint run in the order in which they were attached (`func_add`, kernel/tracepoint.c).
-            Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => {
-                entries::IN_ORDER
-            }
+            Hook::Tracepoint if self.is_preemptible && self.has_preemptible_tracepoints => entries::IN_ORDER,
             // Kprobes, and tracepoints before Linux 7.0, run with preemption disabled.
             _ => entries::NONE,
         }

@@ -27,7 +27,7 @@ use crate::kernel::{
     memory::{Access as _, Load, field},
     program::Program,
     reentry,
-    transfer::{transferred, transferred_unseen},
+    transfer::Transfer,
     transport::socket::Socket,
 };
 
@@ -51,15 +51,14 @@ pub fn tcp_sendmsg(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(3);
     if result > 0 {
         let message = ctx.arg(1);
-        transferred::<Load>(
-            &ctx,
-            Program::TcpSend,
-            Socket::Tcp,
-            Direction::Sent,
-            ctx.arg(0),
-            result as u32,
-            |_| Data::Message(message),
-        );
+        Transfer {
+            program: Program::TcpSend,
+            socket: Socket::Tcp,
+            direction: Direction::Sent,
+            sock: ctx.arg(0),
+            count: result as u32,
+        }
+        .read::<Load>(&ctx, |_| Data::Message(message));
     }
     0
 }
@@ -80,15 +79,14 @@ fn enter_tcp_send(ctx: &FExitContext, entry: u32) {
 pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
     if let Some((flags, count)) = tcp_received(&ctx) {
         let message = ctx.arg(1);
-        transferred::<Load>(
-            &ctx,
-            Program::TcpReceive,
-            Socket::Tcp,
-            Direction::Received,
-            ctx.arg(0),
+        Transfer {
+            program: Program::TcpReceive,
+            socket: Socket::Tcp,
+            direction: Direction::Received,
+            sock: ctx.arg(0),
             count,
-            |_| received(Data::Message(message), flags),
-        );
+        }
+        .read::<Load>(&ctx, |_| received(Data::Message(message), flags));
     }
     0
 }
@@ -141,15 +139,14 @@ pub fn unix_stream_sendmsg(ctx: FExitContext) -> u32 {
         && let Some(sock) = Load::field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred::<Load>(
-            &ctx,
-            Program::UnixSend,
-            Socket::Unix,
-            Direction::Sent,
+        Transfer {
+            program: Program::UnixSend,
+            socket: Socket::Unix,
+            direction: Direction::Sent,
             sock,
-            result as u32,
-            |_| Data::Message(message),
-        );
+            count: result as u32,
+        }
+        .read::<Load>(&ctx, |_| Data::Message(message));
     }
     0
 }
@@ -180,15 +177,14 @@ pub fn unix_stream_recvmsg(ctx: FExitContext) -> u32 {
         && let Some(sock) = Load::field(ctx.arg(0), Setting::SocketSock)
     {
         let message = ctx.arg(1);
-        transferred::<Load>(
-            &ctx,
-            Program::UnixReceive,
-            Socket::Unix,
-            Direction::Received,
+        Transfer {
+            program: Program::UnixReceive,
+            socket: Socket::Unix,
+            direction: Direction::Received,
             sock,
             count,
-            |_| Data::Message(message),
-        );
+        }
+        .read::<Load>(&ctx, |_| Data::Message(message));
     }
     0
 }
@@ -223,14 +219,14 @@ pub fn unix_stream_recvmsg_begin(_: FEntryContext) -> u32 {
 pub fn tcp_sendpage(ctx: FExitContext) -> u32 {
     let result: i32 = ctx.arg(5);
     if result > 0 {
-        transferred_unseen(
-            Program::TcpSend,
-            Socket::Tcp,
-            Direction::Sent,
-            ctx.arg(0),
-            result as u32,
-            Loss::UnreadablePages,
-        );
+        Transfer {
+            program: Program::TcpSend,
+            socket: Socket::Tcp,
+            direction: Direction::Sent,
+            sock: ctx.arg(0),
+            count: result as u32,
+        }
+        .unseen(Loss::UnreadablePages);
     }
     0
 }
@@ -257,14 +253,14 @@ fn pages(program: Program, direction: Direction, ctx: &FExitContext) {
     if result > 0
         && let Some(sock) = field(ctx.arg(0), Setting::SocketSock)
     {
-        transferred_unseen(
+        Transfer {
             program,
-            Socket::Unix,
+            socket: Socket::Unix,
             direction,
             sock,
-            result as u32,
-            Loss::UnreadablePages,
-        );
+            count: result as u32,
+        }
+        .unseen(Loss::UnreadablePages);
     }
 }
 

@@ -27,7 +27,7 @@ use crate::kernel::{
     layout::setting,
     memory::{Helper, field},
     program::Program,
-    transfer::{catch_up, moved, transferred, transferred_unseen},
+    transfer::{Transfer, catch_up, moved},
     transport::socket::{self, Socket},
 };
 
@@ -277,14 +277,14 @@ pub fn unix_stream_sendpage_return(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn end_unix_unseen(program: Program, direction: Direction, ctx: &RetProbeContext) {
     if let Some((sock, transferred, _)) = ended(ctx) {
-        transferred_unseen(
+        Transfer {
             program,
-            Socket::Unix,
+            socket: Socket::Unix,
             direction,
             sock,
-            transferred,
-            Loss::UnreadablePages,
-        );
+            count: transferred,
+        }
+        .unseen(Loss::UnreadablePages);
     }
     returned();
 }
@@ -299,9 +299,14 @@ fn begin_unix(sock: Option<u64>, message: u64, direction: Direction) -> Option<(
 fn end_unix(program: Program, direction: Direction, ctx: &RetProbeContext) {
     match ended(ctx) {
         Some((sock, count, message)) => {
-            transferred::<Helper>(ctx, program, Socket::Unix, direction, sock, count, |_| {
-                Data::Message(message)
-            });
+            Transfer {
+                program,
+                socket: Socket::Unix,
+                direction,
+                sock,
+                count,
+            }
+            .read::<Helper>(ctx, |_| Data::Message(message));
         }
         None => abandon(program, direction),
     }

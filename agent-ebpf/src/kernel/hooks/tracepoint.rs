@@ -26,7 +26,7 @@ use crate::kernel::{
     program::Program,
     reentry,
     registers::{SystemCall, current_system_call, system_call},
-    transfer::{messages_unseen, transferred},
+    transfer::{Transfer, messages_unseen},
     transport::socket::{self, Socket},
 };
 
@@ -44,15 +44,16 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn sock_send_length(ctx: RawTracePointContext) -> i32 {
     if let Some(count) = sent(&ctx) {
-        transferred::<Helper>(
-            &ctx,
-            Program::TcpSend,
-            Socket::Any,
-            Direction::Sent,
-            ctx.arg(0),
+        Transfer {
+            program: Program::TcpSend,
+            socket: Socket::Any,
+            direction: Direction::Sent,
+            sock: ctx.arg(0),
             count,
-            |connection| current_call_data(syscall::SENT, ctx.arg(0), connection),
-        );
+        }
+        .read::<Helper>(&ctx, |connection| {
+            current_call_data(syscall::SENT, ctx.arg(0), connection)
+        });
     }
     0
 }
@@ -104,21 +105,20 @@ fn enter(ctx: &RawTracePointContext, program: Program, direction: Direction, ent
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn sock_recv_length(ctx: RawTracePointContext) -> i32 {
     if let Some((flags, count)) = was_received(&ctx) {
-        transferred::<Helper>(
-            &ctx,
-            Program::TcpReceive,
-            Socket::Any,
-            Direction::Received,
-            ctx.arg(0),
+        Transfer {
+            program: Program::TcpReceive,
+            socket: Socket::Any,
+            direction: Direction::Received,
+            sock: ctx.arg(0),
             count,
-            |connection| {
-                if flags & MSG_TRUNC != 0 {
-                    Data::Discarded
-                } else {
-                    current_call_data(0, ctx.arg(0), connection)
-                }
-            },
-        );
+        }
+        .read::<Helper>(&ctx, |connection| {
+            if flags & MSG_TRUNC != 0 {
+                Data::Discarded
+            } else {
+                current_call_data(0, ctx.arg(0), connection)
+            }
+        });
     }
     0
 }
@@ -207,7 +207,14 @@ fn exited<const SENDS: bool>(ctx: &RawTracePointContext) -> Option<()> {
     if description & syscall::KIND == syscall::MESSAGES {
         return messages_unseen(direction, sock, result);
     }
-    transferred::<Helper>(ctx, program, Socket::Any, direction, sock, result, |_| {
+    Transfer {
+        program,
+        socket: Socket::Any,
+        direction,
+        sock,
+        count: result,
+    }
+    .read::<Helper>(ctx, |_| {
         if flags & MSG_TRUNC != 0 {
             Data::Discarded
         } else {
