@@ -615,14 +615,13 @@ impl Case {
         };
         for turn in &turns[..at] {
             match turn {
-                Turn::In { .. } => {}
                 Turn::Out { codes, .. } => {
                     for code in codes {
                         counts.requests += u64::from(*code >= 200 || *code == 101);
                         *counts.codes.entry(code.to_string()).or_default() += 1;
                     }
                 }
-                Turn::Reconnect | Turn::AgentStarts => {}
+                Turn::In { .. } | Turn::Reconnect | Turn::AgentStarts => {}
             }
         }
         counts
