@@ -31,10 +31,28 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(
             Instant::now() < deadline,
-            "waited {PATIENCE:?} in vain for {what}"
+            "waited {PATIENCE:?} in vain for {what}{}",
+            stuck_tasks()
         );
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The tasks that wait uninterruptibly and what for, each on lines of its own: whether a test waits for this machine's disk, say,
+/// or for what is tested.
+fn stuck_tasks() -> String {
+    let mut text = String::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let is_stuck = stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('D'));
+        if is_stuck {
+            let stack = fs::read_to_string(process.path().join("stack")).unwrap_or_default();
+            text += &format!("\n{}\n{}", stat.trim(), stack.trim());
+        }
+    }
+    text
 }
 
 /// Runs a test for each hook that is to be tested: all in a guest (`cargo xtask vm` sets `TEST_KERNEL`), where all must

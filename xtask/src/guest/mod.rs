@@ -172,12 +172,7 @@ impl Guest {
         });
         let memory = self.memory;
         command
-            .args([
-                "-cpu",
-                &std::env::var("GUEST_CPU").unwrap_or("max".to_owned()),
-                "-machine",
-                "q35,memory-backend=memory",
-            ])
+            .args(["-cpu", "max", "-machine", "q35,memory-backend=memory"])
             .args(["-m", &memory.to_string(), "-object"])
             .arg(format!("memory-backend-memfd,id=memory,size={memory}M,share=on"))
             .args([
