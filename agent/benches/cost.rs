@@ -297,7 +297,7 @@ fn measure_hook(hook: Hook, repetitions: &Repetitions) -> Result<Vec<(Load, Resu
                 }
                 continue;
             }
-            let (counters, _attachments) = attach(HookChoice::Only(hook), MapSizes::default())?;
+            let (counters, _attachments) = attach(HookChoice::Only(hook), MapSizes::DEFAULT)?;
             for (load, results) in &mut loads {
                 let (nanoseconds, ..) = load.repeat(times, || ())?;
                 results.with.push(nanoseconds);

@@ -46,14 +46,14 @@ fn measure() -> Result<()> {
     let mut connections = Vec::new();
     let sizes = MapSizes {
         connections: ROOM,
-        ..MapSizes::default()
+        ..MapSizes::DEFAULT
     };
     let (mut kernel, attachments) = attach(HookChoice::Auto, sizes)?;
     for entries in WITH_ROOM {
         connections.push((entries, ROOM, of_connections(&mut kernel, entries, limit)?));
     }
     drop((kernel, attachments));
-    let sizes = MapSizes::default();
+    let sizes = MapSizes::DEFAULT;
     let (mut kernel, attachments) = attach(HookChoice::Auto, sizes)?;
     for entries in BY_DEFAULT {
         let point = of_connections(&mut kernel, entries, limit)?;

@@ -29,14 +29,14 @@ pub enum ProbeError {
     OtherPidNamespace,
     /// Its environment cannot be looked at.
     #[error(
-        "failed to read {}: {cause}: run the agent as root (sudo) and with CAP_SYS_PTRACE, or set --host-id",
+        "failed to read {}: run the agent as root (sudo) and with CAP_SYS_PTRACE, or set --host-id",
         .path.display()
     )]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
-        cause: io::Error,
+        source: io::Error,
     },
     /// It has neither `SCOPE_HOSTNAME` nor a host name that can be seen from here.
     #[error("its environment has no host name: set --host-id to what Scope shows for this host")]
@@ -86,7 +86,7 @@ impl fmt::Debug for ProbeId {
 pub fn of_probe(proc: &Path, pid: u32) -> Result<(HostId, HostIdSource), ProbeError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
-        move |cause| ProbeError::Unreadable { path, cause }
+        move |source| ProbeError::Unreadable { path, source }
     };
     let probe = proc.join(pid.to_string());
     let shared = |namespace: &str| {

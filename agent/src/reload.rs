@@ -157,7 +157,7 @@ fn read(path: &Path) -> Reading {
     let text = match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(ConfigError::Read {
             path: path.to_owned(),
-            cause: io::Error::other("it is no regular file"),
+            source: io::Error::other("it is no regular file"),
         }),
         _ => config::read(path),
     };
@@ -270,19 +270,18 @@ mod tests {
             &[
                 "interval=2s instead of 1s",
                 &format!("statusCodes=[200,404] instead of [{codes}]"),
-                "namespaces.include=[shop,web] instead of []",
-                "namespaces.exclude=[kube-system] instead of []",
                 "processes=pods instead of all",
+                "namespaces={include: [shop,web], exclude: [kube-system]} instead of {include: [], exclude: []}",
                 "metricsAddress=127.0.0.1:9464 instead of (none)",
                 "logLevel=debug instead of info",
             ],
             &[
                 "pluginDir=/run/x instead of /var/run/scope/plugins",
                 "hook=auto instead of kprobe",
-                "nodeName=n1 instead of n0",
-                "kubeconfig=/k instead of (none)",
                 "maxConnections=2048 instead of 65536",
                 "maxCounters=4096 instead of 16384",
+                "nodeName=n1 instead of n0",
+                "kubeconfig=/k instead of (none)",
                 "logFormat=json instead of text",
             ],
         );

@@ -86,7 +86,8 @@ impl Counting {
     /// # Errors
     /// When the programs cannot be attached.
     pub(crate) async fn start(settings: &Settings, live: watch::Receiver<Live>) -> Result<Self, RunError> {
-        let (counters, attachments) = block_in_place(|| bpf::attach(settings.hook, settings.map_sizes))?;
+        let (counters, attachments) =
+            block_in_place(|| bpf::attach(settings.fixed.hook, settings.fixed.map_sizes()))?;
         let attached = Instant::now();
         log_start(settings, &attachments);
 
@@ -107,8 +108,8 @@ impl Counting {
             sampling.await;
             RunError::Ended("sampler")
         });
-        let node = settings.node_name.as_ref().map(NodeName::as_str);
-        let sources = pods::Sources::find(node, settings.kubeconfig.as_deref()).await;
+        let node = settings.fixed.node_name.as_ref().map(NodeName::as_str);
+        let sources = pods::Sources::find(node, settings.fixed.kubeconfig.as_deref()).await;
         let naming = pods::run(sources, directory, shutdown.clone());
         parts.spawn(async {
             naming.await;
@@ -151,11 +152,11 @@ pub async fn run(
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The sockets first: a second agent must be refused, or know that it stands by, before it attaches anything. Our own
     // before all, or who asks whether we are well could get the other agent's answer.
-    let own = match &settings.standby_socket {
+    let own = match &settings.fixed.standby_socket {
         Some(socket) => Some(StandbySocket::bind(socket).await?),
         None => None,
     };
-    let ownership = SocketOwnership::take(&settings.plugin_dir, own.is_some()).await?;
+    let ownership = SocketOwnership::take(&settings.fixed.plugin_dir, own.is_some()).await?;
     let live = watch::Sender::new(settings.live.clone());
     let port = match own {
         None => MetricsPort::open(live.subscribe()).await?,
@@ -231,11 +232,7 @@ async fn serve(listener: UnixListener, router: Router, shutdown: CancellationTok
 }
 
 fn log_start(settings: &Settings, attachments: &Attachments) {
-    let rejected: Vec<String> = attachments
-        .rejected()
-        .iter()
-        .map(|(hook, reason)| format!("{hook}: {reason}"))
-        .collect();
+    let rejected: Vec<String> = attachments.rejected().iter().map(ToString::to_string).collect();
     let rejected = (!rejected.is_empty()).then(|| rejected.join("; "));
     info!(
         hook = %attachments.hook(),
@@ -244,7 +241,7 @@ fn log_start(settings: &Settings, attachments: &Attachments) {
         preemptible = attachments.is_preemptible(),
         host_id = %settings.host_id,
         host_id_source = settings.host_id_source.describe(),
-        socket = %settings.plugin_dir.socket().display(),
+        socket = %settings.fixed.plugin_dir.socket().display(),
         metrics_address = settings.live.metrics_address.map(tracing::field::display),
         "counting HTTP requests"
     );

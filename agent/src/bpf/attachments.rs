@@ -4,12 +4,12 @@ use std::fmt;
 
 use aya::Ebpf;
 
-use super::{Hook, return_probes::ReturnProbes};
+use super::{Hook, Refusal, return_probes::ReturnProbes};
 
 /// Programs that are attached. Dropping this detaches them; what they counted can still be read.
 pub struct Attachments {
     pub(super) hook: Hook,
-    pub(super) rejected: Vec<(Hook, String)>,
+    pub(super) rejected: Vec<Refusal>,
     pub(super) is_preemptible: bool,
     // First, so that no call begins whose return no program is there to see.
     pub(super) _programs: Ebpf,
@@ -25,7 +25,7 @@ impl Attachments {
 
     /// The better hooks that were not taken, each with the reason.
     #[must_use]
-    pub fn rejected(&self) -> &[(Hook, String)] {
+    pub fn rejected(&self) -> &[Refusal] {
         &self.rejected
     }
 

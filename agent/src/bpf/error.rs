@@ -34,19 +34,11 @@ pub enum Error {
     )]
     NotPermitted,
     /// The hook that was asked for does not work here.
-    #[error("the {hook} hook cannot be used: {reason}; use --hook auto to let the agent choose")]
-    Hook {
-        /// The hook.
-        hook: Hook,
-        /// Why.
-        reason: String,
-    },
+    #[error("the {} hook cannot be used: {}; use --hook auto to let the agent choose", .0.hook, .0.reason())]
+    Hook(Refusal),
     /// No hook works here.
-    #[error("no hook can be used: {reasons}")]
-    NoHook {
-        /// Each hook with its reason.
-        reasons: String,
-    },
+    #[error("no hook can be used: {}", .0.iter().map(Refusal::to_string).collect::<Vec<_>>().join("; "))]
+    NoHook(Vec<Refusal>),
     /// A map that was there is gone or refuses.
     #[error("failed to read the {map} map")]
     Read {
@@ -77,9 +69,34 @@ impl Error {
     }
 }
 
+/// A hook that does not work here. In words it is one line, which holds what is worth knowing of the error behind it; that one's
+/// own text may be all that the verifier said, so it is not told as a source.
+#[derive(Debug, Error)]
+#[error("{hook}: {}", self.reason())]
+pub struct Refusal {
+    /// The hook.
+    pub hook: Hook,
+    error: Box<AttachError>,
+}
+
+impl Refusal {
+    pub(crate) fn new(hook: Hook, error: AttachError) -> Self {
+        Self {
+            hook,
+            error: Box::new(error),
+        }
+    }
+
+    /// What the error means for the person who wants the hook: one line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        reason(self.hook, &self.error)
+    }
+}
+
 /// Why one hook does not work: loading and attaching, as far as they are told apart.
 #[derive(Debug, Error)]
-pub(super) enum AttachError {
+pub(crate) enum AttachError {
     /// The object itself: maps, relocations.
     #[error("{0}")]
     Load(#[from] EbpfError),
@@ -107,8 +124,7 @@ pub(super) enum AttachError {
     Btf(#[from] aya::BtfError),
 }
 
-/// What an error means for the person who wants the hook: one line.
-pub(super) fn reason(hook: Hook, error: &AttachError) -> String {
+fn reason(hook: Hook, error: &AttachError) -> String {
     if let AttachError::Program {
         error: ProgramError::SyscallError(error),
         ..

@@ -15,7 +15,7 @@ use super::{
     attachments::Attachments,
     btf::Btf,
     counters::Counters,
-    error::{AttachError, Error, reason},
+    error::{AttachError, Error, Refusal},
     inodes, kernel,
     object::{self, OBJECT},
     programs::{Attach, Features, ProgramSpec, Role, optional_functions, programs_of},
@@ -198,22 +198,14 @@ pub fn attach(choice: HookChoice, sizes: MapSizes) -> Result<(Counters, Attachme
                     },
                 ));
             }
-            Err(error) => rejected.push((*hook, reason(*hook, &error))),
+            Err(error) => rejected.push(Refusal::new(*hook, error)),
         }
     }
-    match choice {
-        HookChoice::Only(hook) => {
-            let reason = rejected.pop().map(|(_, reason)| reason).unwrap_or_default();
-            Err(Error::Hook { hook, reason })
-        }
-        HookChoice::Auto => {
-            let reasons: Vec<_> = rejected
-                .iter()
-                .map(|(hook, reason)| format!("{hook}: {reason}"))
-                .collect();
-            Err(Error::NoHook {
-                reasons: reasons.join("; "),
-            })
+    match (choice, rejected.pop()) {
+        (HookChoice::Only(_), Some(refusal)) => Err(Error::Hook(refusal)),
+        (_, last) => {
+            rejected.extend(last);
+            Err(Error::NoHook(rejected))
         }
     }
 }
@@ -241,11 +233,8 @@ fn possible_cpus() -> u32 {
 /// # Errors
 /// The first program that is refused, with the verifier's last words.
 pub fn verify(hook: Hook) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
-    let loader = Loader::examine(MapSizes::default())?;
-    let refused = |error: AttachError| Error::Hook {
-        hook,
-        reason: reason(hook, &error),
-    };
+    let loader = Loader::examine(MapSizes::DEFAULT)?;
+    let refused = |error: AttachError| Error::Hook(Refusal::new(hook, error));
     let mut ebpf = loader.load(hook).map_err(refused)?;
     let btf = kernel_btf(hook).map_err(refused)?;
     programs_of(hook, &loader)

@@ -23,7 +23,9 @@ mod statistics;
 
 pub use attachments::Attachments;
 pub use counters::Counters;
-pub use error::Error;
+#[cfg(test)]
+pub(crate) use error::AttachError;
+pub use error::{Error, Refusal};
 pub use kernel::kernel_release;
 pub use loader::{attach, verify};
 pub use preflight::{Check, CheckState, Preflight, preflight};
@@ -111,14 +113,12 @@ pub struct MapSizes {
     pub counters: u32,
 }
 
-impl Default for MapSizes {
+impl MapSizes {
     /// Enough for 1,000 processes with a dozen codes each.
-    fn default() -> Self {
-        Self {
-            connections: 65_536,
-            counters: 16_384,
-        }
-    }
+    pub const DEFAULT: Self = Self {
+        connections: 65_536,
+        counters: 16_384,
+    };
 }
 
 /// How often each [`Loss`] happened since the programs were attached, indexed by it.

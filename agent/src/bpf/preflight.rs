@@ -3,7 +3,7 @@
 use super::{
     Hook, MapSizes,
     btf::{Btf, VMLINUX},
-    error::{Error, reason},
+    error::{Error, Refusal},
     kernel::{kernel_release, may_load_programs, version},
     loader::Loader,
 };
@@ -102,7 +102,7 @@ fn capabilities_check() -> Check {
 /// One row for each hook, and one that says which is taken.
 fn hook_checks() -> Vec<Check> {
     let name = |hook: Hook| format!("hook {hook}");
-    let loader = match Loader::examine(MapSizes::default()) {
+    let loader = match Loader::examine(MapSizes::DEFAULT) {
         Ok(loader) => loader,
         Err(error) => {
             let why = match error {
@@ -119,7 +119,7 @@ fn hook_checks() -> Vec<Check> {
         loader
             .attach(hook)
             .map(|(_, attachments)| attachments.few_return_probes().map(str::to_owned))
-            .map_err(|error| reason(hook, &error))
+            .map_err(|error| Refusal::new(hook, error).reason())
     });
     let best = found.iter().position(Result::is_ok);
     Hook::ALL

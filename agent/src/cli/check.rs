@@ -76,7 +76,7 @@ impl Check {
 pub(super) async fn check(settings: &Settings) -> Check {
     let preflight = bpf::preflight();
     // What is no obstacle in itself is one when this hook and no other is asked for.
-    let required = match settings.hook {
+    let required = match settings.fixed.hook {
         HookChoice::Auto => None,
         HookChoice::Only(hook) => Some(format!("hook {hook}")),
     };
@@ -95,7 +95,7 @@ pub(super) async fn check(settings: &Settings) -> Check {
         })
         .collect();
     checks.push(host_id(settings).await);
-    let directory = plugin_dir(&settings.plugin_dir).await;
+    let directory = plugin_dir(&settings.fixed.plugin_dir).await;
     let can_run = can_count && directory.state != State::Missing;
     checks.push(directory);
     Check { can_run, checks }
@@ -103,7 +103,7 @@ pub(super) async fn check(settings: &Settings) -> Check {
 
 /// What a running agent goes by, or else what one would begin with.
 async fn host_id(settings: &Settings) -> Row {
-    let client = Client::new(settings.plugin_dir.socket());
+    let client = Client::new(settings.fixed.plugin_dir.socket());
     let running = client.get_json::<Totals>("/totals").await.ok();
     let (state, detail) = if let Some(Totals { host, .. }) = running {
         running_host_id(&host)

@@ -24,6 +24,7 @@ use crate::config::{ConfigError, LogFormat, LogLevel, Overrides, Settings};
 use crate::error_chain::error_chain;
 use crate::reload::ConfigFile;
 use crate::run::{self, RunError};
+use crate::sampler::Unavailable;
 use crate::server::STANDING_BY;
 
 /// Counts the HTTP requests of every process on this host in the kernel and shows them in Weave Scope.
@@ -100,18 +101,18 @@ enum Error {
     Run(#[from] RunError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("failed to start: {0}: raise the limits of processes and open files (ulimit -u, ulimit -n)")]
-    Runtime(io::Error),
-    #[error("failed to print: {0}")]
-    Print(io::Error),
-    #[error("failed to print: {0}")]
-    Json(serde_json::Error),
-    #[error("failed to write {}: {cause}: give --into the path of a file that can be written", .path.display())]
-    Write { path: PathBuf, cause: io::Error },
-    #[error("failed to count: {0}")]
-    Counting(String),
-    #[error("failed to use the terminal: {0}: is TERM right? `--once` and `--output` need none")]
-    Screen(io::Error),
+    #[error("failed to start: raise the limits of processes and open files (ulimit -u, ulimit -n)")]
+    Runtime(#[source] io::Error),
+    #[error("failed to print")]
+    Print(#[source] io::Error),
+    #[error("failed to print")]
+    Json(#[source] serde_json::Error),
+    #[error("failed to write {}: give --into the path of a file that can be written", .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("failed to count")]
+    Counting(#[from] Unavailable),
+    #[error("failed to use the terminal: is TERM right? `--once` and `--output` need none")]
+    Screen(#[source] io::Error),
 }
 
 /// Runs the command line `args`, the program's name first. The exit code is 0, 1 if the command failed, and 2 if it
@@ -175,7 +176,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
     };
     match command.unwrap_or(Command::Run) {
         Command::Run => {
-            let set_log_level = start_log(settings.live.log_level, settings.log_format);
+            let set_log_level = start_log(settings.live.log_level, settings.fixed.log_format);
             // Sampling and serving do not wait for each other; more threads would only cost memory.
             let runtime = runtime(Builder::new_multi_thread().worker_threads(2))?;
             runtime.block_on(run::run(&settings, file, set_log_level))?;
@@ -196,7 +197,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Hook { into } => {
             let answer = hook::answer(&settings);
             match into {
-                Some(path) => std::fs::write(&path, answer).map_err(|cause| Error::Write { path, cause })?,
+                Some(path) => {
+                    std::fs::write(&path, answer).map_err(|source| Error::Write { path, source })?
+                }
                 None => print(&answer)?,
             }
             Ok(ExitCode::SUCCESS)
@@ -233,8 +236,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
             let path = if ready { "/readyz" } else { "/healthz" };
             let said = ask(&settings, async |client| client.get(path).await)?;
             // Who serves Scope must be well where Scope asks.
-            if settings.standby_socket.is_some() && said != STANDING_BY {
-                let plugin = Client::new(settings.plugin_dir.socket());
+            if settings.fixed.standby_socket.is_some() && said != STANDING_BY {
+                let plugin = Client::new(settings.fixed.plugin_dir.socket());
                 ask_client(plugin, async |client| client.get(path).await)?;
             }
             Ok(ExitCode::SUCCESS)
@@ -248,9 +251,9 @@ fn runtime(builder: &mut Builder) -> Result<Runtime, Error> {
 
 /// The agent to ask: who has a socket of its own is told from others by it.
 fn client(settings: &Settings) -> Client {
-    Client::new(match &settings.standby_socket {
+    Client::new(match &settings.fixed.standby_socket {
         Some(own) => own.path().to_owned(),
-        None => settings.plugin_dir.socket(),
+        None => settings.fixed.plugin_dir.socket(),
     })
 }
 

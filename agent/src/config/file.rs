@@ -9,9 +9,9 @@ use super::{ConfigError, Overrides};
 /// # Errors
 /// When it cannot be read or is no text.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
-        cause,
+        source,
     })
 }
 

@@ -129,13 +129,20 @@ impl FromStr for Processes {
     }
 }
 
-/// What is shown.
+/// Pods of which namespaces are shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct NamespaceLists {
     /// Only pods of these namespaces, unless empty.
     pub include: Namespaces,
     /// No pods of these.
     pub exclude: Namespaces,
+}
+
+/// What is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Pods of which namespaces.
+    pub namespaces: NamespaceLists,
     /// Whose processes.
     pub processes: Processes,
 }
@@ -148,8 +155,7 @@ impl Filter {
     #[must_use]
     pub fn shows(&self, place: &Place, directory: &Directory) -> bool {
         let Self {
-            include,
-            exclude,
+            namespaces: NamespaceLists { include, exclude },
             processes,
         } = self;
         let Some(uid) = directory.pod_of(place) else {
@@ -255,9 +261,12 @@ mod tests {
             ),
         ];
         for (include, exclude, processes, expected) in cases {
-            let filter = Filter {
+            let namespaces = NamespaceLists {
                 include: include.parse().unwrap(),
                 exclude: exclude.parse().unwrap(),
+            };
+            let filter = Filter {
+                namespaces,
                 processes,
             };
             let shown = places.each_ref().map(|place| filter.shows(place, &directory));

@@ -7,13 +7,14 @@ mod filter;
 mod options;
 mod settings;
 mod values;
+mod words;
 
 use std::path::{Path, PathBuf};
 
 pub use file::read;
-pub use filter::{Filter, Namespaces, Processes};
-pub use options::{NamespaceOverrides, Overrides};
-pub use settings::{Described, Effect, Live, Settings};
+pub use filter::{Filter, NamespaceLists, Namespaces, Processes};
+pub use options::{Described, Effect, Fixed, Live, NamespaceOverrides, Overrides};
+pub use settings::Settings;
 pub use values::{
     History, HostId, HostIdSource, Interval, LogFormat, LogLevel, MapEntries, MetricsAddress, NodeName,
     PLUGIN_ID, PluginDir, StandbySocket, StatusCodes, ValueError,
@@ -23,12 +24,12 @@ pub use values::{
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("failed to read the configuration file {}: {cause}: give --config the path of a readable YAML file", .path.display())]
+    #[error("failed to read the configuration file {}: give --config the path of a readable YAML file", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        source: std::io::Error,
     },
     /// The file is not a configuration.
     #[error(
@@ -45,12 +46,12 @@ pub enum ConfigError {
         message: String,
     },
     /// Nothing says which host this is.
-    #[error("failed to find out the host id from {}: {cause}: set it with --host-id", .path.display())]
+    #[error("failed to find out the host id from {}: set it with --host-id", .path.display())]
     HostName {
         /// The file that holds the host name.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        source: std::io::Error,
     },
     /// Values that are good alone do not fit together.
     #[error(transparent)]
@@ -91,7 +92,7 @@ mod tests {
             connections: 2048,
             counters: 4096,
         };
-        assert_eq!(settings.map_sizes, sizes);
+        assert_eq!(settings.fixed.map_sizes(), sizes);
     }
 
     #[test]
@@ -280,8 +281,9 @@ mod tests {
         let filter = Settings::new(Overrides::from_yaml(file).unwrap())
             .unwrap()
             .live
-            .filter;
-        assert!(filter.include.contains("a") && filter.exclude.contains("b"));
+            .filter();
+        let NamespaceLists { include, exclude } = filter.namespaces;
+        assert!(include.contains("a") && exclude.contains("b"));
         assert_eq!(filter.processes, Processes::Pods);
     }
 }

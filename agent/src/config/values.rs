@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::bpf::{CODE_MAX, CODE_MIN};
+use crate::bpf::{CODE_MAX, CODE_MIN, MapSizes};
 
 /// Scope's id of this plugin, and the file name of its socket without extension.
 pub const PLUGIN_ID: &str = "http-statistics";
@@ -184,6 +184,11 @@ impl FromStr for History {
 pub struct MapEntries(u32);
 
 impl MapEntries {
+    /// Connections, unless configured.
+    pub(super) const CONNECTIONS: Self = Self(MapSizes::DEFAULT.connections);
+    /// Counters, unless configured.
+    pub(super) const COUNTERS: Self = Self(MapSizes::DEFAULT.counters);
+
     /// As a number.
     #[must_use]
     pub const fn get(self) -> u32 {

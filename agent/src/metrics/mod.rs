@@ -357,7 +357,7 @@ mod tests {
 
         // What is not shown any more stands still.
         let overrides = Overrides::from_text("{namespaces: {exclude: [store]}, hostId: h}", "f".as_ref());
-        let hidden = Settings::new(overrides.unwrap()).unwrap().live.filter;
+        let hidden = Settings::new(overrides.unwrap()).unwrap().live.filter();
         requests(&mut metrics, &mut ledger, 9, &place, &directory, &hidden);
         assert_eq!(value(&metrics, &of("store")), Some(5));
         requests(&mut metrics, &mut ledger, 10, &place, &directory, &everything);

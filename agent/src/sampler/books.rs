@@ -88,7 +88,7 @@ impl<K: Kernel> Books<K> {
 
     /// Reads the counters into all books, and closes the accounts of processes that are gone. Returns when they were read, or
     /// why they could not be.
-    pub(super) fn tick(&mut self, filter: &Filter) -> Result<Instant, String> {
+    pub(super) fn tick(&mut self, filter: &Filter) -> Result<Instant, K::Error> {
         self.tick = self.tick.wrapping_add(1);
         let (measured, date) = self.read()?;
         let mut deltas = self.ledger.take_deltas();
@@ -119,10 +119,10 @@ impl<K: Kernel> Books<K> {
     }
 
     /// Brings the ledger up to date. Returns when the counters were read.
-    pub(super) fn read(&mut self) -> Result<(Instant, Timestamp), String> {
-        let mut counters = self.kernel.counters().map_err(|error| error_chain(&error))?;
+    pub(super) fn read(&mut self) -> Result<(Instant, Timestamp), K::Error> {
+        let mut counters = self.kernel.counters()?;
         let measured = (Instant::now(), Timestamp::now());
-        let mut losses = self.kernel.losses().map_err(|error| error_chain(&error))?;
+        let mut losses = self.kernel.losses()?;
         // Of its own requests none is counted, so none can be lost.
         for counter in counters.iter().filter(|counter| counter.key.pid == self.own_pid) {
             if let Event::Lost(loss) = Event::from_code(counter.key.code) {

@@ -21,10 +21,28 @@ pub struct Published {
     pub failure: Option<String>,
 }
 
-/// The counters could not be read, or the sampler has stopped.
+/// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the counters cannot be read: {0}")]
-pub struct Unavailable(pub(super) String);
+pub enum Unavailable {
+    /// The kernel does not let us.
+    #[error("the counters cannot be read")]
+    Counters(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// Not to be written as JSON.
+    #[error("the answer cannot be written")]
+    Json(#[source] Arc<serde_json::Error>),
+    /// Not to be written as text.
+    #[error("the metrics cannot be written")]
+    Metrics(#[from] std::fmt::Error),
+    /// There is no sampler any more.
+    #[error("the agent is stopping")]
+    Stopped,
+}
+
+impl From<serde_json::Error> for Unavailable {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(Arc::new(error))
+    }
+}
 
 /// One request for totals, and where the answer goes.
 pub(super) type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
@@ -118,9 +136,8 @@ async fn ask<R, T>(
     request: R,
     answer: oneshot::Receiver<Result<T, Unavailable>>,
 ) -> Result<T, Unavailable> {
-    let stopped = || Unavailable("the agent is stopping".to_owned());
     if requests.send(request).await.is_err() {
-        return Err(stopped());
+        return Err(Unavailable::Stopped);
     }
-    answer.await.unwrap_or_else(|_| Err(stopped()))
+    answer.await.unwrap_or(Err(Unavailable::Stopped))
 }

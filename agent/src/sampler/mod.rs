@@ -30,6 +30,7 @@ use self::handle::{MAX_REQUESTS, Notes, TotalsRequest, ViewRequest};
 use self::views::{Views, totals};
 use crate::bpf::{self, Counter, CounterKey, Counters, Hook, Losses, ProgramStatistics};
 use crate::config::Live;
+use crate::error_chain::error_chain;
 use crate::host::{self, HostIdentity};
 use crate::process::Processes;
 use crate::stats::Window;
@@ -38,7 +39,7 @@ use crate::workload::Directory;
 /// Where counters come from.
 pub trait Kernel {
     /// Why a reading failed.
-    type Error: std::error::Error + 'static;
+    type Error: std::error::Error + Send + Sync + 'static;
 
     /// The hook in use.
     fn hook(&self) -> Hook;
@@ -229,7 +230,7 @@ impl<K: Kernel> Sampler<K> {
     pub fn tick(&mut self) {
         let begin = Instant::now();
         self.views.clear();
-        let read = self.books.tick(&self.live.borrow().filter);
+        let read = self.books.tick(&self.live.borrow().filter());
         match read {
             Ok(measured) => {
                 self.look_at_probes(measured);
@@ -238,7 +239,7 @@ impl<K: Kernel> Sampler<K> {
                 self.compress_for_crowd();
                 self.books.metrics.ticked(begin.elapsed());
             }
-            Err(failure) => self.fail(failure),
+            Err(error) => self.fail(error_chain(&error)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is told of the books: each view is written when somebody asks, and then the same bytes for all until the next tick.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -63,7 +64,7 @@ impl Views {
             return Ok(body.clone());
         }
         let text = match view {
-            View::Report => Ok(self.report(books, host)),
+            View::Report => self.report(books, host),
             View::Overview => serde_json::to_vec(&Overview::new(&Sources {
                 host: &host.current().0,
                 hook: books.kernel.hook(),
@@ -72,20 +73,17 @@ impl Views {
                 directory: &books.directory.borrow(),
                 losses: &books.losses,
                 failure,
-            }))
-            .map_err(|error| Unavailable(error.to_string())),
+            }))?,
             View::OpenMetrics => {
                 books.metrics.measured(books.kernel.programs().into_iter());
-                let text = books.metrics.text();
-                text.map(String::into_bytes)
-                    .map_err(|error| Unavailable(error.to_string()))
+                books.metrics.text()?.into_bytes()
             }
             View::ClassicMetrics => {
                 let open_metrics = self.view(View::OpenMetrics, books, host, failure)?.plain();
-                Ok(metrics::classic(&String::from_utf8_lossy(&open_metrics)).into_bytes())
+                metrics::classic(&String::from_utf8_lossy(&open_metrics)).into_bytes()
             }
         };
-        let body = Body::from(text?);
+        let body = Body::from(text);
         self.written.insert(view, body.clone());
         Ok(body)
     }
@@ -119,20 +117,21 @@ impl Views {
 }
 
 fn builder(live: &Live, hook: Hook) -> ReportBuilder {
-    ReportBuilder::new(live.status_codes.clone(), hook, MAX_REPORT).filtered(live.filter.clone())
+    ReportBuilder::new(live.status_codes.clone(), hook, MAX_REPORT).filtered(live.filter())
 }
 
 /// Totals as JSON, read now.
 pub(super) fn totals<K: Kernel>(books: &mut Books<K>, host: &HostIdentity) -> Result<Bytes, Unavailable> {
-    books.read().map_err(Unavailable)?;
+    books
+        .read()
+        .map_err(|error| Unavailable::Counters(Arc::new(error)))?;
     books.look_at_all();
-    serde_json::to_vec(&Totals::new(
+    let json = serde_json::to_vec(&Totals::new(
         books.kernel.hook(),
         host,
         &books.ledger,
         &books.directory.borrow(),
         &books.losses,
-    ))
-    .map(Bytes::from)
-    .map_err(|error| Unavailable(error.to_string()))
+    ))?;
+    Ok(Bytes::from(json))
 }

@@ -42,6 +42,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::error_chain::error_chain;
 use crate::host::{Poll, ProbeId};
 use crate::sampler::{Body, Feed, Published, View, accepts_gzip};
 use clients::{Activity, Clients};
@@ -156,21 +157,21 @@ async fn report(
     match api.feed.view(View::Report).await {
         // Only if the sampler thought that worth its while.
         Ok(body) => maybe_compressed(JSON, &body, body.compressed().filter(|_| takes_gzip)),
-        Err(error) => unavailable(&error.to_string()),
+        Err(error) => unavailable(&error_chain(&error)),
     }
 }
 
 async fn totals(State(api): State<Api>) -> Response {
     match api.feed.totals().await {
         Ok(body) => typed(JSON, body),
-        Err(error) => unavailable(&error.to_string()),
+        Err(error) => unavailable(&error_chain(&error)),
     }
 }
 
 async fn overview(State(api): State<Api>, headers: HeaderMap) -> Response {
     match api.feed.view(View::Overview).await {
         Ok(body) => compressible(&headers, JSON, &body),
-        Err(error) => unavailable(&error.to_string()),
+        Err(error) => unavailable(&error_chain(&error)),
     }
 }
 
@@ -189,7 +190,7 @@ async fn metrics(State(feed): State<Feed>, headers: HeaderMap) -> Response {
     };
     match feed.view(view).await {
         Ok(body) => compressible(&headers, content_type, &body),
-        Err(error) => unavailable(&error.to_string()),
+        Err(error) => unavailable(&error_chain(&error)),
     }
 }
 

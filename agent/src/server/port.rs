@@ -20,14 +20,12 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The port cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "failed to serve metrics on {address}: {cause}: choose another --metrics-address, or stop who listens there"
-)]
+#[error("failed to serve metrics on {address}: choose another --metrics-address, or stop what listens there")]
 pub struct PortError {
     /// Where.
     address: SocketAddr,
     /// Why.
-    cause: io::Error,
+    source: io::Error,
 }
 
 impl Listener for TcpListener {
@@ -141,5 +139,5 @@ impl MetricsPort {
 async fn listen(address: MetricsAddress) -> Result<TcpListener, PortError> {
     let address = address.get();
     let listening = TcpListener::bind(address).await;
-    listening.map_err(|cause| PortError { address, cause })
+    listening.map_err(|source| PortError { address, source })
 }

@@ -33,14 +33,14 @@ const TAKE_OVER_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A directory is missing and cannot be created.
-    #[error("failed to create the directory {}: {cause}: {}", .path.display(), fix(.cause, option))]
+    #[error("failed to create the directory {}: {}", .path.display(), fix(.source, option))]
     CreateDir {
         /// What asked for it.
         option: &'static str,
         /// The directory.
         path: PathBuf,
         /// Why.
-        cause: io::Error,
+        source: io::Error,
     },
     /// The plugin directory is a mount of a directory that was deleted since: nothing can be made in it ever again.
     #[error(
@@ -53,12 +53,12 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// The socket's directory cannot be used.
-    #[error("failed to use the directory {}: {cause}: {}", .path.display(), fix(.cause, PLUGIN_DIR))]
+    #[error("failed to use the directory {}: {}", .path.display(), fix(.source, PLUGIN_DIR))]
     UseDir {
         /// The directory.
         path: PathBuf,
         /// Why.
-        cause: io::Error,
+        source: io::Error,
     },
     /// Another process listens.
     #[error(
@@ -82,14 +82,14 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// Anything else.
-    #[error("failed to listen on {}: {cause}: {}", .path.display(), fix(.cause, option))]
+    #[error("failed to listen on {}: {}", .path.display(), fix(.source, option))]
     Listen {
         /// What asked for it.
         option: &'static str,
         /// The socket.
         path: PathBuf,
         /// Why.
-        cause: io::Error,
+        source: io::Error,
     },
 }
 
@@ -129,10 +129,10 @@ impl SocketState {
     /// # Errors
     /// When there is something else than a socket, or it may not be connected to.
     pub async fn of(path: &Path, option: &'static str) -> Result<Self, SocketError> {
-        let listen_error = |cause| SocketError::Listen {
+        let listen_error = |source| SocketError::Listen {
             option,
             path: path.to_owned(),
-            cause,
+            source,
         };
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() => {}
@@ -198,21 +198,21 @@ impl CreatedDirs {
             if let Some(parent) = path.parent() {
                 self.create(parent, 0o755, option)?;
             }
-            let cause = match DirBuilder::new().mode(mode).create(path) {
+            let source = match DirBuilder::new().mode(mode).create(path) {
                 Ok(()) => {
                     self.add(path);
                     return Ok(());
                 }
-                Err(cause) => cause,
+                Err(source) => source,
             };
             let may_have_changed = path.is_dir()
                 || fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-            let is_of_others = matches!(cause.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound);
+            let is_of_others = matches!(source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound);
             if !(is_of_others && may_have_changed) || others.next().is_none() {
                 return Err(SocketError::CreateDir {
                     option,
                     path: path.to_owned(),
-                    cause,
+                    source,
                 });
             }
         }
@@ -271,10 +271,10 @@ impl BoundFile {
         path: PathBuf,
         option: &'static str,
     ) -> Result<(Self, UnixListener, bool), SocketError> {
-        let listen_error = |cause| SocketError::Listen {
+        let listen_error = |source| SocketError::Listen {
             option,
             path: path.clone(),
-            cause,
+            source,
         };
         let state = SocketState::of(&path, option).await?;
         match state {
@@ -337,9 +337,9 @@ impl PluginSocket {
             let path = plugin_dir.path().to_owned();
             return Err(SocketError::Deleted { path });
         }
-        let use_error = |cause| SocketError::UseDir {
+        let use_error = |source| SocketError::UseDir {
             path: dir.clone(),
-            cause,
+            source,
         };
         let held = loop {
             dirs.create(&dir, 0o700, PLUGIN_DIR)?;

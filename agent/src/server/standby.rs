@@ -46,10 +46,10 @@ impl StandbySocket {
         }
         let (file, listener, _) = BoundFile::bind(path.clone(), STANDBY_SOCKET).await?;
         let private = Permissions::from_mode(0o600);
-        fs::set_permissions(&path, private).map_err(|cause| SocketError::Listen {
+        fs::set_permissions(&path, private).map_err(|source| SocketError::Listen {
             option: STANDBY_SOCKET,
             path,
-            cause,
+            source,
         })?;
         let socket = Self {
             _file: file,

@@ -92,8 +92,7 @@ impl Source {
         match self {
             Self::Agent(client) => Ok(client.get_json("/overview").await?),
             Self::Attached(counting, _) => {
-                let body = counting.feed.view(View::Overview).await;
-                let body = body.map_err(|error| Error::Counting(error.to_string()))?;
+                let body = counting.feed.view(View::Overview).await?;
                 serde_json::from_slice(&body.plain()).map_err(Error::Json)
             }
         }

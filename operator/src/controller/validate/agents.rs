@@ -1,17 +1,14 @@
 //! A resource after validation.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
 
+use super::configuration::AgentConfiguration;
 use super::error::Error;
 use super::selector::Selector;
 use super::update::Update;
-use crate::api::v1alpha1::{
-    AttachMode, HostId, HttpStatistics, LocalReference, LogLevel, Namespaces, Processes, SecurityMode,
-};
+use crate::api::v1alpha1::{AttachMode, HostId, HttpStatistics, LocalReference, SecurityMode};
 use crate::controller::version::{MAX_SURGE, Version};
 
 /// A resource that was checked: all that its objects are built from.
@@ -90,23 +87,4 @@ impl Identity {
             block_owner_deletion: None,
         }
     }
-}
-
-/// What the agents read from their file and take over while they run.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AgentConfiguration {
-    /// Time between measurements.
-    pub(crate) interval: Duration,
-    /// How far back a report reaches.
-    pub(crate) history: Duration,
-    /// Codes with a metric of their own.
-    pub(crate) status_codes: Vec<i32>,
-    /// Which pods are reported.
-    pub(crate) namespaces: Namespaces,
-    /// Which processes are reported.
-    pub(crate) processes: Processes,
-    /// The port of `/metrics`; without one, it is not served.
-    pub(crate) metrics_port: Option<i32>,
-    /// The least severe messages that are logged.
-    pub(crate) log_level: LogLevel,
 }

@@ -4,6 +4,7 @@
 //! less than this program. What comes out of here cannot hold a bad value.
 
 mod agents;
+mod configuration;
 mod error;
 mod resources;
 mod selector;
@@ -11,10 +12,9 @@ mod syntax;
 mod tolerations;
 mod update;
 
-use std::time::Duration;
-
 pub use self::agents::Agents;
-pub(crate) use self::agents::{AgentConfiguration, Identity};
+pub(crate) use self::agents::Identity;
+pub(crate) use self::configuration::AgentConfiguration;
 pub use self::error::Error;
 pub use self::selector::Selector;
 use self::syntax::{MAX_NAME, is_dns_label, is_plugin_directory, is_subdomain};
@@ -118,8 +118,8 @@ pub fn validate(resource: &Raw) -> Result<Agents, Error> {
         host_id,
         plugin_directory,
         configuration: AgentConfiguration {
-            interval: seconds(interval_seconds),
-            history: seconds(history_seconds),
+            interval: interval_seconds,
+            history: history_seconds,
             status_codes,
             namespaces,
             processes,
@@ -140,10 +140,6 @@ fn identify(resource: &Raw) -> Result<Identity, Error> {
         uid: metadata.uid.clone().ok_or(Error::Metadata("uid"))?,
         generation: metadata.generation.ok_or(Error::Metadata("generation"))?,
     })
-}
-
-fn seconds(count: i32) -> Duration {
-    Duration::from_secs(u64::from(count.unsigned_abs()))
 }
 
 fn in_range(field: &'static str, value: i32, min: i32, max: i32) -> Result<i32, Error> {
