@@ -14,8 +14,6 @@
     reason = "a measurement is there to be seen"
 )]
 
-mod support;
-
 use std::env;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
@@ -26,7 +24,7 @@ use std::process::ExitCode;
 
 use agent::bpf::{Hook, HookChoice, MapSizes, attach, measure_run_times};
 use anyhow::{Context as _, Result, ensure};
-use support::{Spread, exit_code, figure, print_table};
+use testkit::bench::{Spread, exit_code, figure, print_table};
 
 /// How often everything is done.
 struct Repetitions {

@@ -10,8 +10,6 @@
     reason = "a measurement is there to be seen"
 )]
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -21,7 +19,7 @@ use std::ptr;
 
 use agent::bpf::{Counters, HookChoice, Loss, MapSizes, attach, measure_run_times};
 use anyhow::{Context as _, Result, ensure};
-use support::{Spread, count, exit_code, figure, print_table};
+use testkit::bench::{Spread, count, exit_code, figure, print_table};
 
 /// Measurements of each point, of which the median counts.
 const ROUNDS: usize = 5;

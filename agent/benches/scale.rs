@@ -9,8 +9,6 @@
     reason = "a measurement is there to be seen"
 )]
 
-mod support;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,7 +20,7 @@ use agent::report::MAX_REPORT;
 use agent::report::model::Report;
 use agent::stats::Event;
 use anyhow::{Context as _, Result, ensure};
-use support::{clock_ticks, count, figure, memory, print_table};
+use testkit::bench::{clock_ticks, count, figure, memory, print_table};
 use testkit::world::{Agent, World, settings};
 
 const PODS: u32 = 200;

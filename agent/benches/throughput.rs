@@ -10,8 +10,6 @@
     reason = "a measurement is there to be seen"
 )]
 
-mod support;
-
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -21,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, bail, ensure};
-use support::{Agent, Meter, PATIENCE, Process, Spread, count, print_table};
 use tempfile::TempDir;
+use testkit::bench::{self, Agent, Meter, PATIENCE, Process, Spread, count, print_table};
 use tokio::time::sleep;
 
 /// Pairs of rounds.
@@ -35,7 +33,7 @@ const CONNECTIONS: usize = 16;
 const SETTLE: Duration = Duration::from_millis(2500);
 
 fn main() -> ExitCode {
-    support::run(measure())
+    bench::run(measure())
 }
 
 async fn measure() -> Result<()> {
@@ -53,7 +51,7 @@ async fn measure() -> Result<()> {
                 without.push(nginx.load(cores).await?);
                 continue;
             }
-            let agent = Agent::start().await?;
+            let agent = Agent::start(Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))).await?;
             sleep(SETTLE).await;
             let lines_before = nginx.log_lines()?;
             let mut meter = Meter::start(agent.process.pid())?;
@@ -152,7 +150,7 @@ impl Nginx {
         let mut command = Command::new("nginx");
         command.arg("-p").arg(path).arg("-c").arg(path.join("nginx.conf"));
         let log = path.join("nginx.log");
-        let mut process = support::start(&command, &log)?;
+        let mut process = bench::start(&command, &log)?;
         let started = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             process
@@ -195,7 +193,7 @@ impl Nginx {
             .map(|worker| Meter::start(*worker))
             .collect::<Result<_>>()?;
         let children_before = children_time();
-        let mut wrk = support::start(&command, &output)?;
+        let mut wrk = bench::start(&command, &output)?;
         let started = Instant::now();
         while wrk.check(&output).is_ok() {
             ensure!(started.elapsed() < PATIENCE, "wrk does not end");

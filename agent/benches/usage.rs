@@ -14,13 +14,12 @@
     reason = "a measurement is there to be seen"
 )]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, ensure};
-use support::{Agent, Meter, PATIENCE, Spread, Usage, count, figure, memory, print_table};
+use testkit::bench::{self, Agent, Meter, PATIENCE, Spread, Usage, count, figure, memory, print_table};
 use tokio::time::sleep;
 
 /// From a change of the load to the measurement: the agent has met all processes.
@@ -57,10 +56,10 @@ fn main() -> ExitCode {
             (0..SLEEPER_SECONDS).for_each(|_| thread::sleep(Duration::from_secs(1)));
             ExitCode::SUCCESS
         }
-        [word, processes, rate] if word == FARM => support::exit_code(farm(processes, rate)),
+        [word, processes, rate] if word == FARM => bench::exit_code(farm(processes, rate)),
         _ => match env::var("SOAK_SECONDS") {
-            Ok(seconds) => support::run(soak(seconds)),
-            Err(_) => support::run(measure()),
+            Ok(seconds) => bench::run(soak(seconds)),
+            Err(_) => bench::run(measure()),
         },
     }
 }
@@ -68,7 +67,7 @@ fn main() -> ExitCode {
 async fn measure() -> Result<()> {
     // Something to report from the start.
     let first = Farm::start(1, 100)?;
-    let agent = Agent::start().await?;
+    let agent = Agent::start(Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))).await?;
     while !agent
         .client
         .get("/report")
@@ -92,7 +91,7 @@ async fn measure() -> Result<()> {
     let mut sleeper = Command::new(env::current_exe()?);
     sleeper.arg(SLEEPER);
     let log = tempfile::NamedTempFile::new()?;
-    let sleeper = support::start(&sleeper, log.path())?;
+    let sleeper = bench::start(&sleeper, log.path())?;
     let mut rows = Vec::new();
     sleep(SETTLE).await;
     let mut meter = Meter::start(sleeper.pid())?;
@@ -166,7 +165,7 @@ async fn soak(seconds: String) -> Result<()> {
         (60..=7 * 24 * 3600).contains(&seconds),
         "SOAK_SECONDS is from 60 to a week"
     );
-    let agent = Agent::start().await?;
+    let agent = Agent::start(Path::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"))).await?;
     let mut farm = Farm::start(SOAK.0, SOAK.1)?;
     sleep(SETTLE).await;
     println!(

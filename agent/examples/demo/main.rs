@@ -10,8 +10,6 @@
 )]
 
 mod pod;
-#[path = "../../benches/support/process.rs"]
-mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -31,8 +29,8 @@ use agent::report::{CONTAINER_ROW, MetricKind, NAMESPACE_ROW, POD_ROW};
 use agent::totals::Totals;
 use anyhow::{Context as _, Result, bail, ensure};
 use pod::Pod;
-use process::{PATIENCE, Process, stop_signal};
 use tempfile::TempDir;
+use testkit::bench::{PATIENCE, Process, stop_signal};
 use tokio::time::sleep;
 
 /// How long the load runs.

@@ -1,5 +1,4 @@
 //! As much of an API server as the agent talks to, over real HTTP, with faults to order.
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

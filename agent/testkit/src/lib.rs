@@ -12,6 +12,7 @@
 )]
 
 pub mod apiserver;
+pub mod bench;
 pub mod containers;
 pub mod live;
 pub mod results;

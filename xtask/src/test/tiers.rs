@@ -90,7 +90,11 @@ const UNIFIED: &str = "6.12";
 /// The test binary of the agent with what needs root.
 const PRIVILEGED: &str = "privileged";
 
-/// Test binaries in which nobody speaks HTTP over sockets: agents that run at the same time count nothing of them.
+/// The operator's integration tests.
+const OPERATOR_TESTS: &str = "scope-http-statistics-operator::it";
+
+/// Test binaries, and modules of the operator's tests, in which nobody speaks HTTP over sockets: agents that run at the same
+/// time count nothing of them.
 const WITHOUT_HTTP: [&str; 5] = ["agent_ebpf", "crd", "manifests", "objects", "xtask"];
 
 /// Cgroup layouts of agent/tests/privileged/containers.rs, which each have a result.
@@ -129,6 +133,16 @@ impl Tiers<'_> {
                 PRIVILEGED => {
                     for module in modules(binary)? {
                         alone.push(self.privileged(&module)?);
+                    }
+                }
+                _ if binary.name == OPERATOR_TESTS => {
+                    for module in modules(binary)? {
+                        let step = Step::libtest(binary, &[&format!("{module}::")])?;
+                        let side = match WITHOUT_HTTP.contains(&module.as_str()) {
+                            true => &mut beside,
+                            false => &mut alone,
+                        };
+                        side.push(step.named(&format!("operator-{module}")));
                     }
                 }
                 target if WITHOUT_HTTP.contains(&target) => beside.push(Step::libtest(binary, &[])?),

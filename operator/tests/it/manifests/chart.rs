@@ -17,7 +17,7 @@ use operator::controller::validate::{Agents, validate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{documents, repository, typed};
+use crate::manifests::{documents, repository, typed};
 
 pub(crate) const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/scope-http-statistics");
 /// Where `.ci/setup test` puts them.
@@ -417,7 +417,7 @@ const HEADER: &str = "\
 #
 # Before Kubernetes 1.25, add --validate=false: kubectl there refuses the rules in the definition.
 # There are no published images yet: build them (`make images`), push them to a registry of your own, and replace
-# `registry.example` below. Made of the chart, by operator/tests/manifests/chart.rs; change that one.
+# `registry.example` below. Made of the chart, by operator/tests/it/manifests/chart.rs; change that one.
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -452,7 +452,7 @@ fn the_plain_manifest_is_the_charts() {
     assert!(
         checked_in == expected,
         "{PLAIN} is not what the chart says; write it anew with\n    \
-         SCOPE_HTTP_STATISTICS_WRITE=1 cargo test -p scope-http-statistics-operator --test manifests"
+         SCOPE_HTTP_STATISTICS_WRITE=1 cargo test -p scope-http-statistics-operator --test it"
     );
     for document in documents(&checked_in) {
         check(&document);

@@ -1,8 +1,4 @@
 //! From a resource as a user writes it to the objects that it owns, through the real validation. No cluster.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy.toml allows it in test functions, not in those they call"
-)]
 
 use std::fs;
 
@@ -17,7 +13,7 @@ use operator::controller::validate::{Agents, Error, Selector, validate};
 use operator::controller::version::Version;
 use serde_json::{Value, json};
 
-/// A resource with `spec` as API servers hand it out: with defaults, which are those of the types (`tests/crd.rs`).
+/// A resource with `spec` as API servers hand it out: with defaults, which are those of the types (`crd.rs`).
 fn resource(spec: &Value) -> Raw {
     let spec: HttpStatistics = serde_json::from_value(json!({
         "apiVersion": "scope-http-statistics.dev/v1alpha1", "kind": "HttpStatistics",

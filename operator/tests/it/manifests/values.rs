@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 use operator::api::v1alpha1::HttpStatistics;
 use serde_json::{Map, Value, json};
 
-use crate::chart::DIRECTORY;
+use crate::manifests::chart::DIRECTORY;
 
 /// A schema as Kubernetes knows it → one as Helm does.
 fn plain(schema: &Value) -> Value {
@@ -64,6 +64,6 @@ fn the_schema_of_the_values_knows_every_field_of_the_resource() {
     assert!(
         checked_in == expected,
         "{file} is not what the types in operator/src/api say; write it anew with\n    \
-         SCOPE_HTTP_STATISTICS_WRITE=1 cargo test -p scope-http-statistics-operator --test manifests"
+         SCOPE_HTTP_STATISTICS_WRITE=1 cargo test -p scope-http-statistics-operator --test it"
     );
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api_server::{ApiServer, Fault};
+use crate::faults::api_server::{ApiServer, Fault};
 
 /// When work began, and when it ended.
 type Spans = Arc<Mutex<Vec<(Instant, Option<Instant>)>>>;

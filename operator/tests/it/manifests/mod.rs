@@ -1,8 +1,4 @@
 //! The chart and the plain manifests: Kubernetes knows every field in them, and they keep to what Scope asks of a plugin.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy.toml allows it in test functions, not in those they call"
-)]
 
 mod chart;
 mod values;

@@ -1,5 +1,9 @@
 //! What the benches share: how figures are summed up and printed, and a real agent with what it takes of the machine.
-#![allow(dead_code, unused_imports, reason = "each bench uses a part of it")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "benches print what they measured"
+)]
 
 mod process;
 
@@ -18,11 +22,10 @@ use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio::time::sleep;
 
-use self::process::stop_signal;
-pub(crate) use self::process::{PATIENCE, Process};
+pub use self::process::{PATIENCE, Process, stop_signal};
 
 /// Runs a measurement. When it is cut short, what it holds is dropped, and with it everything it started.
-pub(crate) fn run(measurement: impl Future<Output = Result<()>>) -> ExitCode {
+pub fn run(measurement: impl Future<Output = Result<()>>) -> ExitCode {
     let outcome = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -39,7 +42,7 @@ pub(crate) fn run(measurement: impl Future<Output = Result<()>>) -> ExitCode {
 }
 
 /// Says what went wrong.
-pub(crate) fn exit_code(outcome: Result<()>) -> ExitCode {
+pub fn exit_code(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,16 +54,16 @@ pub(crate) fn exit_code(outcome: Result<()>) -> ExitCode {
 
 /// Measurements of the same thing: the one in the middle, and how far apart they are.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Spread {
-    pub(crate) low: f64,
-    pub(crate) median: f64,
-    pub(crate) high: f64,
+pub struct Spread {
+    pub low: f64,
+    pub median: f64,
+    pub high: f64,
 }
 
 impl Spread {
     /// # Panics
     /// Without measurements.
-    pub(crate) fn of(measurements: impl IntoIterator<Item = f64>) -> Self {
+    pub fn of(measurements: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = measurements.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         Self {
@@ -71,14 +74,14 @@ impl Spread {
     }
 
     /// `median (low to high)`, with so many decimals.
-    pub(crate) fn show(self, decimals: usize) -> String {
+    pub fn show(self, decimals: usize) -> String {
         let Self { low, median, high } = self;
         format!("{median:.decimals$} ({low:.decimals$} to {high:.decimals$})")
     }
 }
 
 /// A table in Markdown, in columns. The first column is text, the others are figures.
-pub(crate) fn print_table<const COLUMNS: usize>(
+pub fn print_table<const COLUMNS: usize>(
     headings: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) {
@@ -113,12 +116,12 @@ pub(crate) fn print_table<const COLUMNS: usize>(
 }
 
 /// A cell: a figure with so many decimals.
-pub(crate) fn figure(value: f64, decimals: usize) -> String {
+pub fn figure(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}")
 }
 
 /// A cell: a count, in groups of three digits.
-pub(crate) fn count(value: impl Display) -> String {
+pub fn count(value: impl Display) -> String {
     let digits = value.to_string();
     let mut grouped = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -131,17 +134,17 @@ pub(crate) fn count(value: impl Display) -> String {
 }
 
 /// What a process took of the machine for a while.
-pub(crate) struct Usage {
+pub struct Usage {
     /// On a core, from the scheduler's nanoseconds.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// The same in percent of one core, for as long as it was watched.
-    pub(crate) cpu: f64,
+    pub cpu: f64,
     /// The same from the clock ticks (10 ms) of `utime` and `stime`, which count threads that ended too.
-    pub(crate) ticks: f64,
+    pub ticks: f64,
     /// How often per second one of its threads was put on a core.
-    pub(crate) switches: f64,
+    pub switches: f64,
     /// The most of all looks, in megabytes (10^6 bytes).
-    pub(crate) rss: f64,
+    pub rss: f64,
 }
 
 /// Nanoseconds on a core, and how often it was put there, of one thread.
@@ -150,7 +153,7 @@ type Schedule = (u64, u64);
 /// Watches one process.
 ///
 /// The scheduler's figures are exact, but per thread, and gone with it: looks are taken often, and added up.
-pub(crate) struct Meter {
+pub struct Meter {
     pid: u32,
     started: Instant,
     first_ticks: u64,
@@ -160,7 +163,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn start(pid: u32) -> Result<Self> {
+    pub fn start(pid: u32) -> Result<Self> {
         Ok(Self {
             pid,
             started: Instant::now(),
@@ -171,7 +174,7 @@ impl Meter {
         })
     }
 
-    pub(crate) fn look(&mut self) -> Result<()> {
+    pub fn look(&mut self) -> Result<()> {
         let threads = schedules(self.pid)?;
         for (thread, (time, count)) in &threads {
             let (time_before, count_before) = self.threads.get(thread).copied().unwrap_or_default();
@@ -188,7 +191,7 @@ impl Meter {
         clippy::cast_precision_loss,
         reason = "an hour of nanoseconds and counts have less than 53 bits"
     )]
-    pub(crate) fn finish(mut self) -> Result<Usage> {
+    pub fn finish(mut self) -> Result<Usage> {
         self.look()?;
         let ticks = clock_ticks(self.pid)? - self.first_ticks;
         let elapsed = self.started.elapsed().as_secs_f64();
@@ -205,7 +208,7 @@ impl Meter {
 }
 
 /// `utime` and `stime` together: fields 14 and 15 of `proc_pid_stat(5)`, in ticks of 10 ms.
-pub(crate) fn clock_ticks(pid: u32) -> Result<u64> {
+pub fn clock_ticks(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let line = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
     let (_, fields) = line.rsplit_once(')').context("no command in its stat")?;
@@ -234,7 +237,7 @@ fn schedules(pid: u32) -> Result<BTreeMap<u32, Schedule>> {
 }
 
 /// A line of `/proc/<pid>/status`, which are in KiB, in megabytes (10^6 bytes).
-pub(crate) fn memory(pid: u32, name: &str) -> Result<f64> {
+pub fn memory(pid: u32, name: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -246,7 +249,7 @@ pub(crate) fn memory(pid: u32, name: &str) -> Result<f64> {
 }
 
 /// Starts a program that does not outlive us; setpriv(1) sees to that.
-pub(crate) fn start(command: &Command, log: &Path) -> Result<Process> {
+pub fn start(command: &Command, log: &Path) -> Result<Process> {
     let program = command.get_program();
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "TERM"])
@@ -261,25 +264,26 @@ pub(crate) fn start(command: &Command, log: &Path) -> Result<Process> {
     })?))
 }
 
-/// The agent that was built together with this program, with the hook that it chooses and a socket of its own.
-pub(crate) struct Agent {
+/// An agent with the hook that it chooses and a socket of its own.
+pub struct Agent {
     // Dropped in this order.
-    pub(crate) process: Process,
-    pub(crate) client: Client,
+    pub process: Process,
+    pub client: Client,
     /// From its start until it could count and answered.
-    pub(crate) ready_after: Duration,
-    pub(crate) started: Instant,
+    pub ready_after: Duration,
+    pub started: Instant,
     _directory: TempDir,
 }
 
 impl Agent {
-    pub(crate) async fn start() -> Result<Self> {
+    /// `program` is its path.
+    pub async fn start(program: &Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("agent.log");
         let plugins = directory.path().join("plugins");
         let plugin_dir: PluginDir = plugins.to_string_lossy().parse()?;
         let started = Instant::now();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scope-http-statistics-agent"));
+        let mut command = Command::new(program);
         command.args(["run", "--plugin-dir"]).arg(&plugins);
         let mut process = start(&command, &log)?;
         let client = Client::new(plugin_dir.socket());

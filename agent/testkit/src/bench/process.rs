@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An error as soon as somebody wants this to stop.
-pub(crate) async fn stop_signal<T>() -> Result<T> {
+pub async fn stop_signal<T>() -> Result<T> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -21,18 +21,18 @@ pub(crate) async fn stop_signal<T>() -> Result<T> {
 }
 
 /// Start and stop take no longer.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A child that is stopped politely when dropped, with all it has started.
-pub(crate) struct Process(pub(crate) Child);
+pub struct Process(pub Child);
 
 impl Process {
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
     /// An error, with what it wrote, if it has ended.
-    pub(crate) fn check(&mut self, log: &Path) -> Result<()> {
+    pub fn check(&mut self, log: &Path) -> Result<()> {
         if let Some(status) = self.0.try_wait()? {
             let said = fs::read_to_string(log).unwrap_or_default();
             bail!("it ended with {status}: {}", said.trim());

@@ -1,8 +1,4 @@
 //! The controller with an API server that fails in each way that real ones do.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy.toml allows it in test functions, not in those they call"
-)]
 
 mod api_server;
 mod lease;
@@ -18,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api_server::{ApiServer, Fault};
+use crate::faults::api_server::{ApiServer, Fault};
 
 const RESOURCES: &str = "/apis/scope-http-statistics.dev/v1alpha1/httpstatistics";
 const DAEMON_SET: &str = "/apis/apps/v1/namespaces/monitoring/daemonsets/scope-http-statistics-agent-default";

@@ -1,8 +1,4 @@
 //! The resource as a Kubernetes user meets it: the generated files, the schema and its defaults.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy.toml allows it in test functions, not in those they call"
-)]
 
 use std::fs;
 use std::path::Path;
