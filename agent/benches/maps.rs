@@ -4,11 +4,7 @@
 //! `make bench` runs it. Needs root, stays on the loopback interface, takes a minute, and judges nothing. Processes that
 //! hold connections, at both ends; one after the other sends a request and its response over each. So each call needs
 //! what was needed longest ago. The kernel measures how long the programs run.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement is there to be seen"
-)]
+#![expect(clippy::print_stdout, reason = "a measurement is there to be seen")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};

@@ -4,11 +4,7 @@
 //! judges nothing. A static file of 1 KiB over keep-alive connections. Rounds without and with the agent take turns; of
 //! each pair the ratio counts. The agent is a process of its own, which is started and ready before its round begins,
 //! and what it counted is compared with what nginx has logged.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement is there to be seen"
-)]
+#![expect(clippy::print_stdout, reason = "a measurement is there to be seen")]
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -8,11 +8,7 @@
 //! (bench `cost`).
 //!
 //! `SOAK_SECONDS=3600` watches it for so long instead, with 1,000 processes that serve.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a measurement is there to be seen"
-)]
+#![expect(clippy::print_stdout, reason = "a measurement is there to be seen")]
 
 use std::collections::BTreeSet;
 use std::env;

@@ -198,7 +198,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
             let answer = hook::answer(&settings);
             match into {
                 Some(path) => {
-                    std::fs::write(&path, answer).map_err(|source| Error::Write { path, source })?
+                    std::fs::write(&path, answer).map_err(|source| Error::Write { path, source })?;
                 }
                 None => print(&answer)?,
             }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -49,7 +50,7 @@ fn stuck_tasks() -> String {
             .is_some_and(|(_, rest)| rest.starts_with('D'));
         if is_stuck {
             let stack = fs::read_to_string(process.path().join("stack")).unwrap_or_default();
-            text += &format!("\n{}\n{}", stat.trim(), stack.trim());
+            let _infallible = write!(text, "\n{}\n{}", stat.trim(), stack.trim());
         }
     }
     text
@@ -333,6 +334,17 @@ impl Totals {
             }
         }
         losses
+    }
+
+    /// Connections that could not be read, of those processes.
+    pub fn connections_unreadable(&self, pids: &BTreeSet<u32>) -> u64 {
+        self.entries("processes")
+            .filter(|entry| {
+                let pid = entry["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+                pid.is_some_and(|pid| pids.contains(&pid))
+            })
+            .filter_map(|entry| entry["connections_unreadable"].as_u64())
+            .sum()
     }
 
     /// Losses that are not zero.

@@ -312,13 +312,6 @@ pub enum Processes {
     Pods,
 }
 
-impl Processes {
-    /// Whether no process is left out.
-    pub(crate) fn is_everything(&self) -> bool {
-        *self == Self::All
-    }
-}
-
 /// The name under which an agent reports its node.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum HostId {

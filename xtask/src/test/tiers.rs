@@ -138,9 +138,10 @@ impl Tiers<'_> {
                 _ if binary.name == OPERATOR_TESTS => {
                     for module in modules(binary)? {
                         let step = Step::libtest(binary, &[&format!("{module}::")])?;
-                        let side = match WITHOUT_HTTP.contains(&module.as_str()) {
-                            true => &mut beside,
-                            false => &mut alone,
+                        let side = if WITHOUT_HTTP.contains(&module.as_str()) {
+                            &mut beside
+                        } else {
+                            &mut alone
                         };
                         side.push(step.named(&format!("operator-{module}")));
                     }

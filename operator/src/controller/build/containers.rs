@@ -52,7 +52,8 @@ pub(super) fn agent(agents: &Agents) -> Container {
         hook,
         host_id,
         plugin_directory,
-        configuration,
+        metrics_port,
+        configuration: _,
     } = agents;
     let (alive, ready) = (
         &[AGENT, "healthcheck"][..],
@@ -64,7 +65,7 @@ pub(super) fn agent(agents: &Agents) -> Container {
         command: Some(vec![AGENT.to_owned()]),
         args: Some(vec!["run".to_owned()]),
         env: Some(environment(*hook, *host_id, plugin_directory)),
-        ports: configuration.metrics_port.map(|port| {
+        ports: metrics_port.map(|port| {
             vec![ContainerPort {
                 name: Some("metrics".to_owned()),
                 container_port: port,

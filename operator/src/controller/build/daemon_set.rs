@@ -67,6 +67,7 @@ fn spec(agents: &Agents, remainder: &Remainder, component: &str, version: Option
         hook: _,
         host_id,
         plugin_directory,
+        metrics_port: _,
         configuration: _,
     } = agents;
     let service_account = object_name(&identity.name);

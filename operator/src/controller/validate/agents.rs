@@ -38,6 +38,8 @@ pub struct Agents {
     pub(crate) host_id: HostId,
     /// Scope's plugin directory.
     pub(crate) plugin_directory: String,
+    /// The port of their `/metrics`, if they serve it.
+    pub(crate) metrics_port: Option<i32>,
     /// What they read from their file.
     pub(crate) configuration: AgentConfiguration,
 }

@@ -1,6 +1,7 @@
 //! What the agents read from their file and take over while they run: of each field that is an option of theirs, its value in the
 //! agent's words (`Overrides` of the agent).
 
+use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
 use crate::api::v1alpha1::{LogLevel, Namespaces, Processes};
@@ -11,12 +12,10 @@ use crate::api::v1alpha1::{LogLevel, Namespaces, Processes};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AgentConfiguration {
-    /// Seconds between measurements.
-    #[serde(serialize_with = "seconds")]
-    pub(crate) interval: i32,
-    /// How far back a report reaches, in seconds.
-    #[serde(serialize_with = "seconds")]
-    pub(crate) history: i32,
+    /// Time between measurements, such as `1s`.
+    pub(crate) interval: String,
+    /// How far back a report reaches.
+    pub(crate) history: String,
     /// Codes with a metric of their own.
     pub(crate) status_codes: Vec<i32>,
     /// The least severe messages that are logged.
@@ -26,31 +25,15 @@ pub(crate) struct AgentConfiguration {
     #[serde(skip_serializing_if = "Namespaces::is_everything")]
     pub(crate) namespaces: Namespaces,
     /// Which processes are reported.
-    #[serde(
-        skip_serializing_if = "Processes::is_everything",
-        serialize_with = "lower_case"
-    )]
-    pub(crate) processes: Processes,
-    /// The port of `/metrics`; without one, it is not served.
-    #[serde(
-        rename = "metricsAddress",
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "any_address"
-    )]
-    pub(crate) metrics_port: Option<i32>,
-}
-
-fn seconds<S: Serializer>(count: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{count}s"))
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "lower_case")]
+    pub(crate) processes: Option<Processes>,
+    /// Where `/metrics` is; without an address, it is not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics_address: Option<String>,
 }
 
 /// The agent's options have the values of the resource's fields, in lower case.
 fn lower_case<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    let value = serde_json::to_value(value).map_err(serde::ser::Error::custom)?;
+    let value = serde_json::to_value(value).map_err(S::Error::custom)?;
     serializer.serialize_str(&value.as_str().unwrap_or_default().to_lowercase())
-}
-
-fn any_address<S: Serializer>(port: &Option<i32>, serializer: S) -> Result<S::Ok, S::Error> {
-    let port = port.unwrap_or_default();
-    serializer.collect_str(&format_args!("0.0.0.0:{port}"))
 }

@@ -21,7 +21,7 @@ use self::syntax::{MAX_NAME, is_dns_label, is_plugin_directory, is_subdomain};
 pub use self::tolerations::TolerationError;
 pub(crate) use self::update::Update;
 use super::raw::Raw;
-use crate::api::v1alpha1::{HostId, HttpStatisticsSpec, MetricsEndpoint, Namespaces};
+use crate::api::v1alpha1::{HostId, HttpStatisticsSpec, MetricsEndpoint, Namespaces, Processes};
 
 /// Checks everything that can be known without the cluster.
 ///
@@ -117,13 +117,14 @@ pub fn validate(resource: &Raw) -> Result<Agents, Error> {
         hook,
         host_id,
         plugin_directory,
+        metrics_port,
         configuration: AgentConfiguration {
-            interval: interval_seconds,
-            history: history_seconds,
+            interval: format!("{interval_seconds}s"),
+            history: format!("{history_seconds}s"),
             status_codes,
             namespaces,
-            processes,
-            metrics_port,
+            processes: (processes != Processes::All).then_some(processes),
+            metrics_address: metrics_port.map(|port| format!("0.0.0.0:{port}")),
             log_level,
         },
     })
