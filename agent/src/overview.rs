@@ -148,7 +148,7 @@ impl Overview {
                     }
                     Event::Response(code) => code.to_string(),
                     Event::UnknownResponse => UNKNOWN.to_owned(),
-                    Event::Lost(_) => continue,
+                    Event::Lost(_) | Event::UnreadableConnection => continue,
                 };
                 let rate = window.rates_of_sum(&series, 1).next().unwrap_or(0.0);
                 activity.response_rates.insert(code, hundredths(rate));

@@ -153,6 +153,19 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
     Some((connection, transferred))
 }
 
+/// No more calls will come on a TCP socket. What no hook saw of it until now is found out: by the process that ends it, or by
+/// nobody.
+#[inline(always)]
+pub fn finish(sock: u64, by_owner: bool) {
+    if connections::seen(sock).is_none() {
+        return connections::never_seen(sock, by_owner);
+    }
+    if by_owner {
+        catch_up(Direction::Received, sock, 0);
+        catch_up(Direction::Sent, sock, 0);
+    }
+}
+
 /// A call on a TCP socket has thrown away what it received. Its iterator does not tell how much that was.
 #[inline(always)]
 fn discarded(sock: u64) -> Option<()> {

@@ -290,6 +290,12 @@ const TRACEPOINT: &[ProgramSpec] = &[
     ProgramSpec::new("sys_exit", Attach::Tracepoint("sys_exit"), Role::Receive)
         .requires(Requires::NoSocketTracepoints)
         .counts_misses(),
+    ProgramSpec::new(
+        "inet_sock_set_state",
+        Attach::Tracepoint("inet_sock_set_state"),
+        Role::SocketEnd,
+    )
+    .requires(Requires::NoSocketTracepoints),
 ];
 
 #[cfg(test)]
@@ -361,6 +367,7 @@ mod tests {
                 "sys_exit_receive",
                 "sys_exit_send",
                 "sys_exit",
+                "inet_sock_set_state",
                 "tcp_destroy_sock"
             ]
         );

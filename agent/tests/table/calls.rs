@@ -91,6 +91,10 @@ pub(crate) enum Ring {
     Message,
     /// As [`Ring::Socket`], by a worker of the kernel (`IOSQE_ASYNC`).
     Worker,
+    /// As [`Ring::Socket`], received into a buffer that the kernel chooses among those provided.
+    Provided,
+    /// `IORING_OP_READ_FIXED`, `IORING_OP_WRITE_FIXED`: the kernel has the buffer's pages beforehand.
+    Fixed,
 }
 
 /// No limit.
@@ -229,7 +233,40 @@ fn count(vectors: &[iovec]) -> c_int {
 /// Submits one operation and waits for its result.
 #[track_caller]
 fn run(operation: &squeue::Entry) -> usize {
+    run_in(&mut IoUring::new(4).expect("io_uring"), operation)
+}
+
+/// The same of one on the registered buffer 0, which is `start` and `len`.
+#[track_caller]
+fn run_fixed(start: *mut c_void, len: usize, operation: &squeue::Entry) -> usize {
     let mut ring = IoUring::new(4).expect("io_uring");
+    let buffer = iovec {
+        iov_base: start,
+        iov_len: len,
+    };
+    // SAFETY: the buffer outlives the ring.
+    unsafe { ring.submitter().register_buffers(&[buffer]) }.expect("IORING_REGISTER_BUFFERS");
+    run_in(&mut ring, operation)
+}
+
+/// Receives into a buffer that is provided beforehand.
+#[track_caller]
+fn receive_provided(fd: types::Fd, bytes: &mut [u8]) -> usize {
+    const GROUP: u16 = 1;
+    let mut ring = IoUring::new(4).expect("io_uring");
+    let len = u32::try_from(bytes.len()).expect("short");
+    let signed = i32::try_from(len).expect("short");
+    let provide = opcode::ProvideBuffers::new(bytes.as_mut_ptr(), signed, 1, GROUP, 0).build();
+    run_in(&mut ring, &provide);
+    let receive = opcode::Recv::new(fd, ptr::null_mut(), len)
+        .buf_group(GROUP)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+    run_in(&mut ring, &receive)
+}
+
+#[track_caller]
+fn run_in(ring: &mut IoUring, operation: &squeue::Entry) -> usize {
     // SAFETY: what the operation points to outlives it: its end is waited for.
     unsafe { ring.submission().push(operation).expect("room in the ring") };
     ring.submit_and_wait(1).expect("io_uring_enter");
@@ -356,6 +393,11 @@ impl Receive {
                     Ring::Worker => opcode::Recv::new(fixed, start.cast(), short)
                         .build()
                         .flags(squeue::Flags::ASYNC),
+                    Ring::Provided => return receive_provided(fixed, bytes),
+                    Ring::Fixed => {
+                        let read = opcode::ReadFixed::new(fixed, start.cast(), short, 0).build();
+                        return run_fixed(start, len, &read);
+                    }
                 });
             }
         };
@@ -508,11 +550,15 @@ impl Send {
                         let count = u32::try_from(vectors.len()).expect("few");
                         opcode::Writev::new(fixed, vectors.as_ptr(), count).build()
                     }
-                    Ring::Socket => opcode::Send::new(fixed, start, short).build(),
+                    Ring::Socket | Ring::Provided => opcode::Send::new(fixed, start, short).build(),
                     Ring::Message => opcode::SendMsg::new(fixed, &raw const message).build(),
                     Ring::Worker => opcode::Send::new(fixed, start, short)
                         .build()
                         .flags(squeue::Flags::ASYNC),
+                    Ring::Fixed => {
+                        let write = opcode::WriteFixed::new(fixed, start, short, 0).build();
+                        return run_fixed(start.cast_mut().cast(), bytes.len(), &write);
+                    }
                 })
             }
             other => unreachable!("{other:?} is sent by `all`"),

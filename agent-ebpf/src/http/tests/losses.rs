@@ -555,3 +555,62 @@ fn a_connection_that_is_never_read_and_is_no_http_loses_nothing() {
     }
     assert_eq!(conversation.counted, counted(0, &[]));
 }
+
+#[test]
+fn an_accepted_connection_that_cannot_be_read_either_way_is_known_as_that() {
+    let unreadable = counted(0, &[]).lost(&[Loss::ConnectionUnreadable]);
+    let receives = [ReceivesPages(40), ReceivesPieces(&[Unreadable(40)])];
+    let sends = [SendsPages(100), SendsPieces(&[Unreadable(100)])];
+    for (received, sent) in receives
+        .into_iter()
+        .flat_map(|received| sends.map(|sent| (received, sent)))
+    {
+        for calls in [[received, sent], [sent, received]] {
+            let calls = calls.repeat(3);
+            assert_counted("again and again", &calls, &unreadable);
+            for (opened, expected) in [
+                (Conversation::opened_on_unix(), unreadable.clone()),
+                // Who opened it is not known; and it was the process.
+                (Conversation::of_a_pair(), counted(0, &[])),
+                (Conversation::joined(), counted(0, &[])),
+                (Conversation::opened_by_us(), counted(0, &[])),
+            ] {
+                let mut conversation = opened;
+                conversation.calls(&calls);
+                assert_eq!(conversation.counted, expected);
+            }
+        }
+        // What can be read later counts.
+        let calls = [received, sent, Receives(GET), Sends(OK)];
+        let expected = counted(1, &[200]).lost(&[Loss::ConnectionUnreadable]);
+        assert_counted("readable at last", &calls, &expected);
+    }
+    for (what, calls) in [
+        ("only received", vec![ReceivesPages(40); 3]),
+        ("only sent", vec![SendsPages(40); 3]),
+        (
+            "thrown away",
+            vec![SendsPages(40), ReceivesAndDiscards(40), SendsPages(40)],
+        ),
+        (
+            "looked at, and no HTTP",
+            vec![SendsPages(40), Receives(b"+OK\r\n"), ReceivesPages(40)],
+        ),
+    ] {
+        assert_counted(what, &calls, &counted(0, &[]));
+    }
+}
+
+#[test]
+fn a_connection_that_the_process_opened_counts_nothing_whatever_goes_over_it() {
+    let mut conversation = Conversation::opened_by_us();
+    conversation.calls(&[
+        Receives(GET),
+        Sends(OK),
+        Receives(GET),
+        Sends(NOT_FOUND),
+        ReceivesPages(40),
+        SendsPages(40),
+    ]);
+    assert_eq!(conversation.counted, counted(0, &[]));
+}

@@ -289,6 +289,7 @@ mod tests {
                 losses: BTreeMap::new(),
                 requests,
                 responses: [(code.to_owned(), requests)].into(),
+                connections_unreadable: 0,
             },
             request_rates: vec![rate, rate / 2.0],
             response_rates: [(code.to_owned(), rate / 2.0)].into(),
