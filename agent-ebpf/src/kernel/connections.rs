@@ -39,13 +39,13 @@ pub fn find(
     direction: Direction,
     transferred: u32,
 ) -> Option<&'static mut Connection> {
-    seen(sock).or_else(|| open(sock, socket, direction, transferred))
+    known(sock).or_else(|| open(sock, socket, direction, transferred))
 }
 
 /// The connection that is known by this address, if it is the same one: the program that sees sockets go may have
 /// been left out ([`super::hooks::fexit`]), and their memory is soon another socket's.
 #[inline(always)]
-pub fn seen(sock: u64) -> Option<&'static mut Connection> {
+pub fn known(sock: u64) -> Option<&'static mut Connection> {
     // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(&sock)? };
     let ends_seen = if connection.has_positions() {
@@ -79,7 +79,7 @@ fn open(
         new_unix(sock, identity, direction)?
     };
     remember(sock, &connection)?;
-    seen(sock)
+    known(sock)
 }
 
 #[inline(always)]

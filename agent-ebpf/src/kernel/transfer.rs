@@ -40,7 +40,7 @@ impl Transfer {
         run(ctx, self.program, self.direction, self.sock, |bytes| {
             let connection = self.begin::<A>()?;
             let data = data(connection);
-            locate::<A>(bytes, self.direction, connection, data, self.count)
+            locate_or_lose::<A>(bytes, self.direction, connection, data, self.count)
         });
     }
 
@@ -133,7 +133,7 @@ pub fn moved<const RECEIVES: bool>(
         if transferred == 0 {
             return None;
         }
-        locate::<Helper>(bytes, direction, connection, data, transferred)
+        locate_or_lose::<Helper>(bytes, direction, connection, data, transferred)
     });
 }
 
@@ -141,7 +141,7 @@ pub fn moved<const RECEIVES: bool>(
 /// there are to be looked at.
 #[inline(always)]
 pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'static mut Connection, u32)> {
-    let connection = connections::seen(sock)?;
+    let connection = connections::known(sock)?;
     if connection.is_ignored(direction) {
         return None;
     }
@@ -157,7 +157,7 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
 /// nobody.
 #[inline(always)]
 pub fn finish(sock: u64, by_owner: bool) {
-    if connections::seen(sock).is_none() {
+    if connections::known(sock).is_none() {
         return connections::never_seen(sock, by_owner);
     }
     if by_owner {
@@ -169,7 +169,7 @@ pub fn finish(sock: u64, by_owner: bool) {
 /// A call on a TCP socket has thrown away what it received. Its iterator does not tell how much that was.
 #[inline(always)]
 fn discarded(sock: u64) -> Option<()> {
-    let connection = connections::seen(sock)?;
+    let connection = connections::known(sock)?;
     let position = socket::position::<Helper>(sock, connection, Direction::Received)?;
     let count = connection.move_position(Direction::Received, position, 0);
     let is_end = count == 1 && socket::is_shut_down(sock, Direction::Received);
@@ -195,7 +195,7 @@ fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u
 
 /// Finds the first byte of a call.
 #[inline(always)]
-fn locate<'a, A: Access>(
+fn locate_or_lose<'a, A: Access>(
     bytes: &mut Bytes,
     direction: Direction,
     connection: &'a mut Connection,

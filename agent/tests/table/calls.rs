@@ -112,6 +112,16 @@ fn check_int(call: &str, result: c_int) -> c_int {
     result
 }
 
+/// Makes a call again while it is interrupted: the end of a ring may do that to the calls that follow.
+pub(crate) fn uninterrupted(mut call: impl FnMut() -> isize) -> isize {
+    loop {
+        let result = call();
+        if result >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return result;
+        }
+    }
+}
+
 fn would_block() -> bool {
     io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
 }
@@ -173,7 +183,7 @@ pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) {
 pub(crate) fn read_some(fd: RawFd, limit: usize) -> Vec<u8> {
     let mut bytes = vec![0; limit];
     // SAFETY: the buffer outlives the call.
-    let got = unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) };
+    let got = uninterrupted(|| unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) });
     bytes.truncate(check("read", got));
     bytes
 }

@@ -1,18 +1,21 @@
 //! Connections of which no byte can be read, what passes them on, and who opened one: rows 22, 24 and 25.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::process;
+use std::os::unix::process::CommandExt as _;
+use std::process::{self, Command};
 
 use super::calls::{Receive, Ring, Send, read_some, write_all};
 use super::case::{BOTH, Case, Counts, Mode, TCP, Turn, dialogue, request, response, special};
 use super::framing::{GET, NOT_FOUND, OK};
-use super::server::{self, RECEIVED, Server};
+use super::server::{self, RECEIVED, REQUEST, Server};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = rings();
+    cases.push(thirty_two_bits());
     cases.extend(relays());
     cases.push(clients());
     cases
@@ -71,6 +74,64 @@ fn rings() -> Vec<Case> {
             .unreadable(|mode| 2 * u64::from(!(mode.is_sys_exit() && mode.is_unix()))),
     );
     cases
+}
+
+/// A program of 32 bits, whose calls have numbers and layouts of their own.
+fn thirty_two_bits() -> Case {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    special(
+        22,
+        "a program of 32 bits",
+        |server| {
+            let program = std::env::temp_dir().join(format!("thirty-two-{}", process::id()));
+            let built = Command::new("gcc")
+                .args(
+                    "-m32 -O1 -static -nostdlib -ffreestanding -fno-pie -no-pie -fno-stack-protector"
+                        .split(' '),
+                )
+                .arg("-o")
+                .arg(&program)
+                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/table/thirty_two.c"))
+                .status();
+            assert!(built.is_ok_and(|status| status.success()), "gcc -m32");
+            let socket = server.accept();
+            let child = server::fork(|| {
+                // SAFETY: no pointers. It is not to outlive the server.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                let error = Command::new(&program)
+                    .stdin(socket.try_clone().expect("a duplicate"))
+                    .stdout(socket.try_clone().expect("a duplicate"))
+                    .exec();
+                panic!("{}: {error}", program.display());
+            });
+            drop(socket);
+            for _ in 0..2 {
+                server.say(&format!("{child} {REQUEST}"));
+                server.say(&format!("{child} 200"));
+            }
+            server.say(RECEIVED);
+            server.hear();
+            fs::remove_file(&program).expect("the program");
+        },
+        |client| {
+            for _ in 0..2 {
+                client.send(GET.as_bytes());
+                client.expect(ANSWER);
+            }
+            client.close();
+            client.wait_for(RECEIVED);
+            client.tell("the program has answered");
+        },
+    )
+    .over(BOTH)
+    .except(
+        "calls of 32-bit programs on unix sockets are not seen by this hook",
+        |mode| mode.is_sys_exit() && mode.is_unix(),
+        nothing,
+        &[],
+    )
+    .except(NEITHER, Mode::is_tracepoint, nothing, &[])
+    .unreadable(|mode| u64::from(mode.is_tracepoint() && !(mode.is_sys_exit() && mode.is_unix())))
 }
 
 /// What answers behind a relay, in a process of its own: this many connections, of three requests each.

@@ -1,4 +1,20 @@
 //! What the kernel knows of a socket: its kind, its identity, and how far it is.
+//!
+//! # What is read while the kernel goes on
+//!
+//! A TCP socket's fields change under its spinlock, and while a task owns it (`lock_sock`). Hook `kprobe` reads in
+//! `release_sock`, when its own task still owns the socket; `fentry` and `tracepoint` read when the call is over and anybody may
+//! have the socket. Where two readings belong together, this is what may come between them:
+//!
+//! | readings | what may come between | what it looks like |
+//! |---|---|---|
+//! | `write_seq` after a call, and the bytes it sent | another thread's send | bytes that no hook saw, before these: a loss; the other call finds its own behind it and is left out. Servers do not send parts of one HTTP/1 response from two threads at once |
+//! | `copied_seq` after a call, and the bytes it took | another thread's receive | the same |
+//! | `bytes_received` and `rcv_nxt` | a segment that arrives, also half of it | [`received_before`] has both orders, each for the direction in which it errs on the right side |
+//! | `snd_una`, `bytes_acked`, `snd_nxt`, `bytes_sent` | an acknowledgement, a segment that leaves | [`tcp_opener`] takes no answer unless nothing came between |
+//! | the bytes received, and `sk_shutdown` | a `shutdown` by another thread | a request that came before it and will not be answered is not counted |
+//! | a descriptor, and its socket (`sys_exit`) | another thread's `close` and `accept` | another socket: if it is known, nothing of it moved; if not, it is first seen with these bytes, which count once in any case |
+//! | the connection's state, and that of the socket at its address | the socket's end, and another at its address | the inode number differs ([`inode_number`]), where an end may go unseen |
 
 use agent_ebpf::{
     abi::Setting,
