@@ -153,7 +153,7 @@ fn is_file(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Reading {
-    // Waiting for somebody to write to a pipe could last for ever.
+    // Waiting for a process to write to a pipe could last for ever.
     let text = match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(ConfigError::Read {
             path: path.to_owned(),

@@ -303,7 +303,7 @@ impl Candidate {
         }
     }
 
-    /// `false` if someone else has it.
+    /// `false` if another operator has it.
     async fn renew(&self, lease: &mut Lease) -> Result<bool, Error> {
         if let Some(spec) = &mut lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
@@ -375,7 +375,7 @@ mod tests {
         // By its own account it is half a century over.
         assert_eq!(at(0, Some(&lease("other", "1"))), Step::Wait);
         assert_eq!(at(14, Some(&lease("other", "1"))), Step::Wait);
-        // It lives, and the time begins anew, also when someone else takes it.
+        // It lives, and the time begins anew, also when another operator takes it.
         assert_eq!(at(16, Some(&lease("other", "2"))), Step::Wait);
         assert_eq!(at(30, Some(&lease("third", "3"))), Step::Wait);
         assert_eq!(at(44, Some(&lease("third", "3"))), Step::Wait);

@@ -124,7 +124,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match dispatch(cli) {
         Ok(code) => code,
-        // Who reads our output has read enough, as `head` does.
+        // The process that reads our output has read enough, as `head` does.
         Err(Error::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error_chain(&error));
@@ -235,7 +235,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Healthcheck { ready } => {
             let path = if ready { "/readyz" } else { "/healthz" };
             let said = ask(&settings, async |client| client.get(path).await)?;
-            // Who serves Scope must be well where Scope asks.
+            // An agent that serves Scope must be well where Scope asks.
             if settings.fixed.standby_socket.is_some() && said != STANDING_BY {
                 let plugin = Client::new(settings.fixed.plugin_dir.socket());
                 ask_client(plugin, async |client| client.get(path).await)?;
@@ -249,7 +249,7 @@ fn runtime(builder: &mut Builder) -> Result<Runtime, Error> {
     builder.enable_all().build().map_err(Error::Runtime)
 }
 
-/// The agent to ask: who has a socket of its own is told from others by it.
+/// The agent to ask: one that has a socket of its own is told from others by it.
 fn client(settings: &Settings) -> Client {
     Client::new(match &settings.fixed.standby_socket {
         Some(own) => own.path().to_owned(),

@@ -94,10 +94,10 @@ impl FromStr for Namespaces {
     }
 }
 
-/// Whose processes are shown.
+/// Which processes are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Processes {
-    /// Everyone's.
+    /// All.
     #[default]
     All,
     /// Those of pods, and no others.
@@ -143,7 +143,7 @@ pub struct NamespaceLists {
 pub struct Filter {
     /// Pods of which namespaces.
     pub namespaces: NamespaceLists,
-    /// Whose processes.
+    /// Which processes.
     pub processes: Processes,
 }
 

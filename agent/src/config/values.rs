@@ -408,7 +408,7 @@ impl FromStr for PluginDir {
     }
 }
 
-/// A socket of the agent's own. Who has one stands by while another agent has the plugin's socket.
+/// A socket of the agent's own. An agent that has one stands by while another agent has the plugin's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbySocket(PathBuf);
 

@@ -58,7 +58,7 @@ pub(super) struct Options {
 /// Where overviews come from.
 enum Source {
     Agent(Client),
-    /// There is no agent. The sender is held for those who wait for changes.
+    /// There is no agent. The sender is held for what waits for changes.
     Attached(
         Box<Counting>,
         #[expect(dead_code, reason = "held, as the comment says")] watch::Sender<crate::config::Live>,

@@ -1,4 +1,4 @@
-//! What the rows of the table are: everyone by process, container or pod, in an order, and who is left out. Pure.
+//! What the rows of the table are: everything by process, container or pod, in an order, and what is left out. Pure.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
