@@ -206,7 +206,7 @@ fn announce(outcome: &Outcome) {
                 );
             }
             if live.is_empty() && restart.is_empty() {
-                info!("the configuration file has changed, but nothing that is in force");
+                info!("the configuration file has changed, but no setting in force has");
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum Error {
     NoPrograms,
     /// No type information.
     #[error(
-        "without the kernel's type information no field can be found; \
+        "this kernel has no usable type information (BTF), which the agent needs; \
          use a kernel with CONFIG_DEBUG_INFO_BTF=y"
     )]
     NoBtf(#[source] BtfError),

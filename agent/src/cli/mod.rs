@@ -57,13 +57,14 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Show which hook an agent takes here, or `none`, and why no better one
+    /// Show the hook that an agent would use here, or `none`, and why each better one cannot be used
     Hook {
-        /// Where to write it instead
+        /// Write the answer to FILE, not to standard output
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
     },
-    /// Watch requests and responses live, by process, container or pod; of a running agent, else attached itself
+    /// Watch requests and responses live, by process, container or pod, from a running agent; without one, `top` attaches
+    /// by itself
     Top(#[command(flatten)] top::Options),
     /// Show what a running agent has counted since it started
     Totals {

@@ -267,11 +267,11 @@ impl Pods {
         self.current = false;
         self.retry_at = Some(Instant::now() + self.backoff.after_failure());
         if self.failing {
-            debug!(%error, "the API server still does not tell of this node's pods");
+            debug!(%error, "still cannot get this node's pods from the API server");
         } else {
             warn!(
                 %error,
-                "the API server does not tell of this node's pods; names known before stay; trying again{advice}"
+                "cannot get this node's pods from the API server; keeping the known names; trying again{advice}"
             );
         }
         self.failing = true;
@@ -281,7 +281,7 @@ impl Pods {
         self.current = true;
         self.backoff.reset();
         if self.failing {
-            info!("the API server tells of this node's pods again");
+            info!("this node's pods come from the API server again");
         }
         self.failing = false;
     }

@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Print what is known now, and end
     #[arg(long)]
     once: bool,
-    /// Print this instead of the live screen, each time there is news; JSON is one document a line [default: table,
+    /// Print each new sample in this format instead of the live screen; JSON: one document per line [default: table,
     /// where there is no terminal]
     #[arg(long, value_enum)]
     output: Option<Output>,

@@ -125,14 +125,14 @@ pub enum Error {
         /// The most that is allowed.
         max: i32,
     },
-    /// The window would hold no measurement.
+    /// The history would hold no sample.
     #[error(
-        "spec.historySeconds: {history} is less than intervalSeconds, {interval}: no measurement would be reported"
+        "spec.historySeconds: {history} is less than intervalSeconds, {interval}: no sample would be reported"
     )]
     HistoryBelowInterval {
-        /// The window, in seconds.
+        /// The history, in seconds.
         history: i32,
-        /// Time between measurements, in seconds.
+        /// Time between samples, in seconds.
         interval: i32,
     },
     /// Agents refuse such a file.
