@@ -4,8 +4,8 @@
 //! people. An operator that waits for the `Lease` takes it after having seen it unchanged for [`PATIENCE`], by its own clock. The
 //! operator that holds it stops when it could not renew it for [`RENEW_DEADLINE`], which is shorter and counts from before it
 //! asked. Two clocks are read for that: one that runs on when someone sets the time, and one that runs on while the machine
-//! sleeps. Its work is dropped then. Each write looks once more before it begins ([`Leadership::lasts`]), since a process that was
-//! stopped for a while may come back to a write when its leadership is over.
+//! sleeps. Its work is dropped then. Each write of an object or a status looks once more before it begins ([`Leadership::lasts`]),
+//! since a process that was stopped for a while may come back to a write when its leadership is over.
 //!
 //! Writes of the `Lease` name the version that they replace. So if two operators take it, one of them is refused.
 
