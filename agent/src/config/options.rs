@@ -113,7 +113,8 @@ options! {
         #[serde(deserialize_with = "parsed")]
         hook: Option<HookChoice> => HookChoice = Option::unwrap_or_default;
 
-        /// Host id in Scope [default: the id that Scope's probe uses; until a probe polls, `NODE_NAME` or else the host's name]
+        /// Host id in Scope [default: the id that Scope's probe uses; until a probe polls, `NODE_NAME` or else the host's
+        /// name]
         #[arg(long, global = true, value_name = "ID", env = "SCOPE_HTTP_STATISTICS_HOST_ID")]
         #[serde(deserialize_with = "parsed")]
         host_id: Option<HostId> => Option<HostId> = identity;
