@@ -264,6 +264,8 @@ pub enum Setting {
     UnixAddress,
     /// `unix_sock.peer`.
     UnixPeer,
+    /// `inet_connection_sock.icsk_ulp_ops`.
+    TcpUpperLayer,
     /// `tcp_sock.snd_una`, four bytes.
     TcpSndUna,
     /// `tcp_sock.snd_nxt`, four bytes.

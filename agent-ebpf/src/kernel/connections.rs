@@ -188,7 +188,15 @@ pub fn never_seen(sock: u64, by_owner: bool) {
     let received = field::<u32>(sock, Setting::TcpBytesReceived).unwrap_or(0) > 1;
     let sent = field::<u32>(sock, Setting::TcpBytesSent).unwrap_or(0) > 0;
     let is_new = inode_number(sock).is_some_and(is_made_after_attaching);
-    if received && sent && is_new && are_all_remembered() && matches!(tcp_opener(sock), Some(Opener::Peer)) {
+    // Calls are made on the socket above: of Multipath TCP, say.
+    let is_lower = field::<u64>(sock, Setting::TcpUpperLayer).unwrap_or(0) != 0;
+    if received
+        && sent
+        && is_new
+        && !is_lower
+        && are_all_remembered()
+        && matches!(tcp_opener(sock), Some(Opener::Peer))
+    {
         let cause = Loss::ConnectionUnreadable as u32;
         if by_owner {
             lose(cause);

@@ -157,12 +157,14 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
 /// nobody.
 #[inline(always)]
 pub fn finish(sock: u64, by_owner: bool) {
-    if connections::known(sock).is_none() {
-        return connections::never_seen(sock, by_owner);
-    }
-    if by_owner {
-        catch_up(Direction::Received, sock, 0);
-        catch_up(Direction::Sent, sock, 0);
+    match connections::known(sock) {
+        None => connections::never_seen(sock, by_owner),
+        // Of a server what is still to be told is told at the socket's end, when no call can be under way.
+        Some(connection) if by_owner && !connection.is_server() => {
+            catch_up(Direction::Received, sock, 0);
+            catch_up(Direction::Sent, sock, 0);
+        }
+        Some(_) => {}
     }
 }
 

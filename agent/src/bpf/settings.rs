@@ -76,6 +76,7 @@ const FIELDS: &[(Setting, &str, &[&str])] = &[
     (Setting::InodeMode, "inode", &["i_mode"]),
     (Setting::UnixAddress, "unix_sock", &["addr"]),
     (Setting::UnixPeer, "unix_sock", &["peer"]),
+    (Setting::TcpUpperLayer, "inet_connection_sock", &["icsk_ulp_ops"]),
     (Setting::TcpSndUna, "tcp_sock", &["snd_una"]),
     (Setting::TcpSndNxt, "tcp_sock", &["snd_nxt"]),
     (Setting::TcpBytesAcked, "tcp_sock", &["bytes_acked"]),

@@ -40,8 +40,9 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// `inet_sock_set_state(struct sock *sk, int oldstate, int newstate)`, where the hook does not see what `io_uring` moves, or 32-bit
-/// programs: the process is done with the socket.
+/// `inet_sock_set_state(struct sock *sk, int oldstate, int newstate)`: the process is done with a TCP socket, whatever the hook. If
+/// that has not seen one call on it, this is where it shows: because no program can see what moved its bytes, or because the
+/// kernel left out the programs at the few calls of a short connection.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
     const FIN_WAIT1: u8 = 4;
