@@ -178,7 +178,6 @@ impl Tiers<'_> {
                     Depth::Whole => "60",
                 },
             ),
-            "servers" if self.depth == Depth::Whole => step.with("TEST_BATTERY", "1"),
             "hooks" => step.expecting([1, 64].map(|count| format!("tracepoint, {count} connections"))),
             _ => step,
         })

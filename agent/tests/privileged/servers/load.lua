@@ -1,20 +1,18 @@
 -- For wrk, with one connection for each thread: requests of all kinds, and an end when none is outstanding.
--- Arguments: how many responses, how many requests at once, and "uploads" to send bodies, too.
+-- Arguments: how many responses, how many requests at once.
 local wanted, depth, seen, asked
-local pages = {
-    { "GET", "/index.html" }, { "GET", "/missing" }, { "GET", "/moved" }, { "GET", "/chunked" }, { "GET", "/empty" },
-    { "GET", "/large.bin" },
-}
 
 function init(args)
     wanted = tonumber(args[1])
     depth = tonumber(args[2])
     seen = 0
     asked = 0
-    if args[3] == "uploads" then
-        pages[#pages + 1] = { "POST", "/form", string.rep("GET / HTTP/1.1\r\n\r\n", 50) }
-    end
 end
+
+local pages = {
+    { "GET", "/index.html" }, { "GET", "/missing" }, { "POST", "/form", string.rep("GET / HTTP/1.1\r\n\r\n", 50) },
+    { "GET", "/moved" }, { "GET", "/chunked" }, { "GET", "/empty" }, { "GET", "/large.bin" },
+}
 
 function request()
     local text = {}
