@@ -7,7 +7,7 @@
 pub mod maps {
     /// Hash map of [`super::CounterKey`] to `u64`: how often it happened since the programs were attached.
     pub const COUNTERS: &str = "COUNTERS";
-    /// Array indexed by [`super::Loss`] of `u64`: what could not be counted, by cause, and unreadable connections.
+    /// Array indexed by [`super::Loss`] of `u64`: what could not be counted, by cause.
     pub const LOSSES: &str = "LOSSES";
     /// Hash map of [`super::CounterKey`] to `u64`: the same by process, as far as there is room and a process is known to have
     /// lost it.
@@ -103,16 +103,10 @@ pub enum Loss {
     /// The kernel left out the program, or all of its entries where it has some: one socket call not seen, at most. Where
     /// there are no entries user space adds what the kernel tells (`bpf_prog_info.recursion_misses`).
     ProgramMissed = 9,
-    /// No loss, and so in no sum of losses: an accepted connection of which no byte could be read in either direction, once.
-    /// It need not have been HTTP.
-    ConnectionUnreadable = 10,
 }
 
 impl Loss {
-    /// Entries of [`maps::LOSSES`].
-    pub const COUNT: usize = Self::ConnectionUnreadable as usize + 1;
-
-    /// Every cause of a loss, in the order of the map's indices.
+    /// Every cause, in the order of the map's indices.
     pub const ALL: [Self; 10] = [
         Self::CountersFull,
         Self::ConnectionsFull,
@@ -140,7 +134,6 @@ impl Loss {
             Self::ForeignProcess => "foreign_process",
             Self::ConnectionEvicted => "connection_evicted",
             Self::ProgramMissed => "program_missed",
-            Self::ConnectionUnreadable => "connections_unreadable",
         }
     }
 }
@@ -162,8 +155,6 @@ pub mod globals {
 pub enum Setting {
     /// `sock.__sk_common.skc_family`, two bytes.
     SockFamily,
-    /// `sock.__sk_common.skc_state`, one byte.
-    SockState,
     /// `sock.sk_protocol`, two bytes.
     SockProtocol,
     /// `sock.sk_type`, two bytes.
@@ -260,22 +251,8 @@ pub enum Setting {
     CgroupNode,
     /// `kernfs_node.id`, eight bytes.
     NodeId,
-    /// `unix_sock.addr`.
+    /// `unix_sock.addr`
     UnixAddress,
-    /// `unix_sock.peer`.
-    UnixPeer,
-    /// `inet_connection_sock.icsk_ulp_ops`.
-    TcpUpperLayer,
-    /// `tcp_sock.snd_una`, four bytes.
-    TcpSndUna,
-    /// `tcp_sock.snd_nxt`, four bytes.
-    TcpSndNxt,
-    /// `tcp_sock.bytes_acked`, eight bytes.
-    TcpBytesAcked,
-    /// `tcp_sock.bytes_sent`, eight bytes.
-    TcpBytesSent,
-    /// `tcp_sock.bytes_retrans`, eight bytes.
-    TcpBytesRetrans,
     /// Value: 1 if the verifier may know the current task for what it is (`bpf_get_current_task_btf`, since Linux 5.11), and its
     /// cgroup can be found from there.
     TypedTask,

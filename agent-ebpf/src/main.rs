@@ -1,4 +1,4 @@
-//! The eBPF programs: declares `kernel`, which has them.
+//! The eBPF programs: thin entry points per hook, all calling the same handlers.
 //!
 //! Built for `bpfel-unknown-none` (see `agent/build.rs`). For the host this is an empty program, so that one
 //! `cargo check` covers the workspace.

@@ -20,7 +20,7 @@ const MAX_BODY: usize = 50 * 1024 * 1024;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No agent listens.
+    /// Nobody listens.
     #[error(
         "failed to connect to {}: no agent listens there: start it with `scope-http-statistics-agent run`, or set --plugin-dir",
         .socket.display()

@@ -216,7 +216,7 @@ impl HostIdentity {
                 if host_id != *current && !follows {
                     warn!(
                         %probe, %host_id, ours = %current, source = source.describe(),
-                        "the probe knows this host by another id and will show no HTTP metrics of its processes: \
+                        "the probe calls this host otherwise and will show no HTTP metrics of its processes: \
                          set --host-id to what it is called in Scope, or the probe's SCOPE_HOSTNAME"
                     );
                 }

@@ -14,7 +14,7 @@ use crate::workload::{Directory, Place};
 /// How much of the past it has.
 const PAST: SignedDuration = SignedDuration::from_secs(60);
 
-/// Every process that was counted, with totals and the rates of the last minute.
+/// Everyone who was counted, with totals and the rates of the last minute.
 ///
 /// ```json
 /// {"host":"node-1","hook":"tracepoint","pid":900,"date":"2026-11-22T16:16:40Z","failure":null,"ticks":2,
@@ -148,7 +148,7 @@ impl Overview {
                     }
                     Event::Response(code) => code.to_string(),
                     Event::UnknownResponse => UNKNOWN.to_owned(),
-                    Event::Lost(_) | Event::UnreadableConnection => continue,
+                    Event::Lost(_) => continue,
                 };
                 let rate = window.rates_of_sum(&series, 1).next().unwrap_or(0.0);
                 activity.response_rates.insert(code, hundredths(rate));
@@ -187,7 +187,7 @@ impl Overview {
     }
 }
 
-/// No reader sees more, and it would be most of the answer.
+/// Nobody sees more, and it would be most of the answer.
 fn hundredths(rate: f64) -> f64 {
     (rate * 100.0).round() / 100.0
 }

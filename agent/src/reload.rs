@@ -153,7 +153,7 @@ fn is_file(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Reading {
-    // Waiting for a process to write to a pipe could last for ever.
+    // Waiting for somebody to write to a pipe could last for ever.
     let text = match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(ConfigError::Read {
             path: path.to_owned(),
@@ -206,7 +206,7 @@ fn announce(outcome: &Outcome) {
                 );
             }
             if live.is_empty() && restart.is_empty() {
-                info!("the configuration file has changed, but no setting in force has");
+                info!("the configuration file has changed, but nothing that is in force");
             }
         }
     }

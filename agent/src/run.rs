@@ -151,7 +151,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let mut signals = StopSignals::new().map_err(RunError::Signals)?;
     // The sockets first: a second agent must be refused, or know that it stands by, before it attaches anything. Our own
-    // before all, or a client that asks whether we are well could get the other agent's answer.
+    // before all, or who asks whether we are well could get the other agent's answer.
     let own = match &settings.fixed.standby_socket {
         Some(socket) => Some(StandbySocket::bind(socket).await?),
         None => None,
@@ -189,7 +189,7 @@ pub async fn run(
     let mut our_turn = serving.subscribe();
     let (metrics_router, stop) = (server::metrics_router(feed.clone()), shutdown.clone());
     parts.spawn(async move {
-        // An agent that does not have the turn at the end had no port.
+        // Who does not have the turn at the end had no port.
         if our_turn.wait_for(|serving| *serving).await.is_ok() {
             port.serve(metrics_router, stop).await;
         }
@@ -201,7 +201,7 @@ pub async fn run(
             .await
             .map_or_else(RunError::Socket, |()| RunError::Ended("socket"))
     });
-    // Without a file nothing changes, but what waits for changes needs a sender that lives.
+    // Without a file nothing changes, but those who wait for changes need somebody who could.
     let mut unchanged = None;
     if let Some(file) = file {
         let following = file.follow(reload::PERIOD, live, set_log_level, shutdown.clone());

@@ -38,9 +38,6 @@ pub struct Totals {
     pub unlabelled: u64,
     /// What could not be counted, by cause ([`Loss::name`]): all of it, also what is no process's.
     pub losses: BTreeMap<String, u64>,
-    /// Accepted connections of which no byte could be read in either direction: what went over them is not known, HTTP or not.
-    #[serde(default)]
-    pub connections_unreadable: u64,
 }
 
 /// Which host this is, and who asked for reports lately.
@@ -142,14 +139,6 @@ pub struct Counts {
     /// What could not be counted, by cause ([`Loss::name`]).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub losses: BTreeMap<String, u64>,
-    /// See [`Totals::connections_unreadable`].
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub connections_unreadable: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's way to ask")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl FromIterator<(Event, u64)> for Counts {
@@ -164,10 +153,6 @@ impl FromIterator<(Event, u64)> for Counts {
                 Event::Response(code) => (&mut counts.responses, code.to_string()),
                 Event::UnknownResponse => (&mut counts.responses, UNKNOWN.to_owned()),
                 Event::Lost(loss) => (&mut counts.losses, loss.name().to_owned()),
-                Event::UnreadableConnection => {
-                    counts.connections_unreadable += count;
-                    continue;
-                }
             };
             *map.entry(key).or_default() += count;
         }
@@ -229,7 +214,6 @@ impl Totals {
                 }
             })
             .collect();
-        let connections_unreadable = losses.connections_unreadable();
         let losses = Loss::ALL
             .iter()
             .zip(losses.0)
@@ -242,7 +226,6 @@ impl Totals {
             exited,
             unlabelled,
             losses,
-            connections_unreadable,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What a process works for: the container and pod that its cgroup names, and what is known about those. Plain data.
+//! Who a process works for: the container and pod that its cgroup names, and what is known about those. Plain data.
 //!
 //! Two halves that are learned at different times. A [`Place`] is read once from a process's cgroup and never changes,
 //! so counts are booked under it, also those of processes that are gone. A [`Directory`] says what containers and pods
-//! are called; it may come later, change, or never come. Reports look at it when they are written, metrics at each tick.
+//! are called; it may come later, change, or never come, and is looked at only when a report is written.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -46,7 +46,7 @@ def roll_out(stage: Stage) -> None:
             generation = httpstatistics.generation()
             httpstatistics.patch({"attachMode": "Tracepoint", "statusCodes": [200, 201, 404, 500]})
             if stage.settings.on_node:
-                until("a surge agent serves", lambda: standby_pods(stage))
+                until("another one stands in", lambda: standby_pods(stage))
             httpstatistics.wait_until_ready(after=generation)
             require(identity(stage.agent.pod())[0] != before[0], "the agent is the same as before")
             message = without_a_gap(stage, "an agent of another spec took over", watch, uid)

@@ -63,7 +63,7 @@ struct Options {
     )]
     default_resource: Option<PathBuf>,
 
-    /// ClusterRole that owns the default resource; deleting the role deletes the resource
+    /// The cluster role that owns it: when that is deleted, so is the resource
     #[arg(
         long,
         global = true,

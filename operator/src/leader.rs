@@ -4,8 +4,8 @@
 //! people. An operator that waits for the `Lease` takes it after having seen it unchanged for [`PATIENCE`], by its own clock. The
 //! operator that holds it stops when it could not renew it for [`RENEW_DEADLINE`], which is shorter and counts from before it
 //! asked. Two clocks are read for that: one that runs on when someone sets the time, and one that runs on while the machine
-//! sleeps. Its work is dropped then. Each write of an object or a status looks once more before it begins ([`Leadership::lasts`]),
-//! since a process that was stopped for a while may come back to a write when its leadership is over.
+//! sleeps. Its work is dropped then. Each write looks once more before it begins ([`Leadership::lasts`]), since a process that was
+//! stopped for a while may come back to a write when its leadership is over.
 //!
 //! Writes of the `Lease` name the version that they replace. So if two operators take it, one of them is refused.
 
@@ -303,7 +303,7 @@ impl Candidate {
         }
     }
 
-    /// `false` if another operator has it.
+    /// `false` if someone else has it.
     async fn renew(&self, lease: &mut Lease) -> Result<bool, Error> {
         if let Some(spec) = &mut lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
@@ -375,7 +375,7 @@ mod tests {
         // By its own account it is half a century over.
         assert_eq!(at(0, Some(&lease("other", "1"))), Step::Wait);
         assert_eq!(at(14, Some(&lease("other", "1"))), Step::Wait);
-        // It lives, and the time begins anew, also when another operator takes it.
+        // It lives, and the time begins anew, also when someone else takes it.
         assert_eq!(at(16, Some(&lease("other", "2"))), Step::Wait);
         assert_eq!(at(30, Some(&lease("third", "3"))), Step::Wait);
         assert_eq!(at(44, Some(&lease("third", "3"))), Step::Wait);

@@ -2,10 +2,7 @@
 
 use agent_ebpf::{
     abi::{Loss, REQUESTS},
-    http::{
-        Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance, advance_discarded,
-        advance_unseen,
-    },
+    http::{Connection, Direction, Event, STEPS, Source, WINDOW, Window, advance},
 };
 
 /// Requests whose methods are remembered, until their responses.
@@ -20,44 +17,11 @@ const RUNS: u32 = 2 * 4096 / STEPS + 1;
 pub struct Counted {
     pub requests: Vec<()>,
     pub responses: Vec<u16>,
-    /// As in [`Event::loss_index`].
-    pub losses: Vec<u32>,
-}
-
-impl Counted {
-    fn found(&mut self, event: Event) {
-        match event.code() {
-            None => {}
-            Some(REQUESTS) => self.requests.push(()),
-            Some(code) => self.responses.push(code),
-        }
-        if event.is_answered() {
-            self.requests.push(());
-        }
-        self.losses.extend(event.loss_index());
-    }
-}
-
-/// Who opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opener {
-    Peer,
-    Process,
-    Unknown,
-}
-
-/// Which calls cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hidden {
-    Nothing,
-    Some,
-    All,
 }
 
 pub struct Conversation {
     connection: Connection,
     window: Window,
-    hidden: Hidden,
     pub counted: Counted,
 }
 
@@ -65,28 +29,9 @@ impl Conversation {
     pub fn new(is_new: bool) -> Self {
         let mut connection = Connection::new(0, is_new);
         connection.set_positions(0, 0);
-        Self::over(connection, Hidden::Nothing)
-    }
-
-    /// With or without sequence numbers, as the kernel's side begins one.
-    pub fn opened(opener: Opener, is_tcp: bool, is_new: bool, hidden: Hidden) -> Self {
-        let mut connection = Connection::new(0, is_new);
-        if is_tcp {
-            connection.set_positions(0, 0);
-        }
-        match opener {
-            Opener::Peer => connection.set_accepted(),
-            Opener::Process => connection.ignore(),
-            Opener::Unknown => {}
-        }
-        Self::over(connection, hidden)
-    }
-
-    fn over(connection: Connection, hidden: Hidden) -> Self {
         Self {
             connection,
             window: Window::new(),
-            hidden,
             counted: Counted::default(),
         }
     }
@@ -100,28 +45,7 @@ impl Conversation {
         }
     }
 
-    /// One that cannot be read, if it is one of those.
-    fn is_hidden(&mut self, direction: Direction, count: u64, dice: &mut Option<u32>) -> bool {
-        let sort = roll(dice, 1000) % 4;
-        match self.hidden {
-            Hidden::Nothing => return false,
-            Hidden::Some if sort < 2 => return false,
-            Hidden::Some if sort == 2 && direction == Direction::Received => {
-                advance_discarded(&mut self.connection, count);
-                return true;
-            }
-            Hidden::Some | Hidden::All => {}
-        }
-        let event = advance_unseen(&mut self.connection, direction, count, Loss::UnreadablePages);
-        self.counted.found(event);
-        true
-    }
-
     fn call(&mut self, direction: Direction, bytes: &[u8], dice: &mut Option<u32>) {
-        // As the kernel's side does, which spares itself the rest.
-        if self.connection.is_ignored(direction) || self.is_hidden(direction, bytes.len() as u64, dice) {
-            return;
-        }
         let mut pieces = Pieces {
             bytes,
             piece: 0,
@@ -194,6 +118,13 @@ impl Source for Pieces<'_> {
     }
 
     fn found(&mut self, event: Event) {
-        self.counted.found(event);
+        match event.code() {
+            None => {}
+            Some(REQUESTS) => self.counted.requests.push(()),
+            Some(code) => self.counted.responses.push(code),
+        }
+        if event.is_answered() {
+            self.counted.requests.push(());
+        }
     }
 }

@@ -27,12 +27,6 @@ impl Lost {
     pub(super) const SENDING: u8 = 2;
     /// There may have been requests in what was received and could not be read.
     pub(super) const REQUESTS: u8 = 4;
-    /// Of what was received before anything was recognised, something could not be read.
-    const UNREAD_RECEIVED: u8 = 8;
-    /// The same of what was sent.
-    const UNREAD_SENT: u8 = 16;
-    /// The connection was counted as unreadable.
-    const UNREADABLE: u8 = 32;
 }
 
 /// What the eBPF programs remember of a connection: 72 bytes, fixed.
@@ -52,7 +46,7 @@ pub struct Connection {
     pub identity: u32,
     /// 1 if the connection has sequence numbers.
     has_positions: u8,
-    /// 1 if another process is known to have opened it; see [`Self::set_accepted`].
+    /// 1 if it has none, and some client has opened it; see [`Self::set_accepted`].
     pub(super) is_accepted: u8,
     /// [`Self::pushed`] at the request that was counted when it arrived, the last one of those; the receiving side's.
     pub(super) counted: u16,
@@ -102,18 +96,11 @@ impl Connection {
         self.has_positions = 1;
     }
 
-    /// Notes that the socket was accepted from a listener. Unix sockets that were not are mostly pairs, over which a program
-    /// may write a response as it may into a pipe.
+    /// Notes that a socket without sequence numbers was accepted from a listener. Others are mostly pairs, over which a
+    /// program may write a response as it may into a pipe.
     #[inline(always)]
     pub fn set_accepted(&mut self) {
         self.is_accepted = 1;
-    }
-
-    /// Notes that the process opened the connection: it is the client, whatever the bytes look like.
-    #[inline(always)]
-    pub fn ignore(&mut self) {
-        self.received.enter(stage::REJECTED);
-        self.sent.enter(stage::REJECTED);
     }
 
     /// True if [`Self::set_positions`] was called: the connection is TCP.
@@ -151,7 +138,7 @@ impl Connection {
     /// Notes that there may have been requests in what was received before the connection was first seen.
     #[inline(always)]
     pub fn begin_unread(&mut self) {
-        self.lost |= Lost::REQUESTS | Lost::UNREAD_RECEIVED;
+        self.lost |= Lost::REQUESTS;
     }
 
     /// Notes that the first thing to be seen may be the response to a request that was counted, before the connection's state
@@ -253,13 +240,10 @@ impl Connection {
     /// The process threw `count` bytes away that it received. It knew why: what was in them counts if it is answered.
     #[inline(always)]
     pub(super) fn discarded(&mut self, count: u64) {
-        const UNREAD: u8 = Lost::UNREAD_RECEIVED | Lost::UNREADABLE;
-        let unread = self.lost & UNREAD;
         if !self.unseen::<RECEIVED>(count, Loss::UnreadablePages).is_none() {
             // No loss, unless there is an answer.
             self.lost &= !Lost::RECEIVING;
         }
-        self.lost = (self.lost & !UNREAD) | unread;
     }
 
     /// `count` bytes went by that could not be looked at, because of `cause`.
@@ -283,7 +267,7 @@ impl Connection {
         if self.role == Role::UNKNOWN {
             self.seen_from_start = 0;
             self.stream::<DIRECTION>().enter(stage::LOST);
-            return self.unread::<DIRECTION>();
+            return Event::NONE;
         }
         if DIRECTION == SENT && between_messages && self.pushed != self.popped {
             let event = Event::response(CODE_UNKNOWN).with(self.answered(CODE_UNKNOWN));
@@ -291,25 +275,6 @@ impl Connection {
             return event.with(self.lose_place::<SENT>(cause));
         }
         self.lose_place::<DIRECTION>(cause)
-    }
-
-    /// Nothing is known of the connection yet, and some of it could not be read. If nothing of either direction could, that is
-    /// what is known.
-    #[inline(always)]
-    fn unread<const DIRECTION: bool>(&mut self) -> Event {
-        const BOTH: u8 = Lost::UNREAD_RECEIVED | Lost::UNREAD_SENT;
-        self.lost |= if DIRECTION == RECEIVED {
-            Lost::UNREAD_RECEIVED
-        } else {
-            Lost::UNREAD_SENT
-        };
-        // A doubt is a look at bytes.
-        let is_unreadable = self.lost & (BOTH | Lost::UNREADABLE) == BOTH && self.doubts == 0;
-        if is_unreadable && self.is_accepted == 1 {
-            self.lost |= Lost::UNREADABLE;
-            return Event::loss(Loss::ConnectionUnreadable);
-        }
-        Event::NONE
     }
 }
 

@@ -84,10 +84,8 @@ impl Connection {
             return Event::NONE;
         }
         // Without sequence numbers it shows only now that bytes went unseen.
-        let is_unseen = !self.has_positions()
-            && self.received.stage == stage::START
-            && self.seen_from_start == 1
-            && self.is_accepted == 1;
+        let is_unseen =
+            self.received.stage == stage::START && self.seen_from_start == 1 && self.is_accepted == 1;
         if self.received.stage != stage::START {
             // What is answered is not to come, and where the next one begins is not known.
             self.received.enter(stage::LOST);

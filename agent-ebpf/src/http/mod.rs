@@ -90,8 +90,8 @@ pub fn advance_discarded(connection: &mut Connection, count: u64) {
     connection.discarded(count);
 }
 
-/// Does one bounded piece of work: moves over some bytes, or looks at some; if none are in the window, it copies them there
-/// first. False if the call's last byte is behind the connection.
+/// Does one bounded piece of work: copies bytes into the window, moves over some, or looks at some. False if the call's
+/// last byte is behind the connection.
 #[inline(always)]
 #[must_use]
 pub fn step<S: Source + ?Sized>(

@@ -132,7 +132,7 @@ impl Window {
     /// Moves to the next line feed that a byte of `before` follows, or to the end of the window, if that is not far:
     /// looks no more than `PAIRS_PER_SEARCH` times at two words. True if a line feed is the next byte now.
     #[inline(always)]
-    pub(super) fn find_line_feed(&mut self, before: ByteSet) -> bool {
+    pub(super) fn find_line_feed(&mut self, before: Bytes) -> bool {
         const PAIRS_PER_SEARCH: usize = 8;
         let start = LOOKBACK + self.position as usize;
         let mut index = start / 8;
@@ -173,9 +173,9 @@ impl Window {
 
 /// A set of bytes, told apart by their lowest five bits only.
 #[derive(Clone, Copy)]
-pub(super) struct ByteSet(u32);
+pub(super) struct Bytes(u32);
 
-impl ByteSet {
+impl Bytes {
     /// All of them.
     pub(super) const ALL: Self = Self(u32::MAX);
 

@@ -15,8 +15,8 @@ use super::{
     layout::setting,
     memory::{Helper, field},
     transport::socket::{
-        Opener, Socket, inode_number, is_locked, is_made_after_attaching, is_shut_down, is_tcp, position,
-        received_before, tcp_opener, unix_opener,
+        Socket, inode_number, is_locked, is_made_after_attaching, is_shut_down, is_tcp, position,
+        received_before,
     },
 };
 
@@ -39,13 +39,13 @@ pub fn find(
     direction: Direction,
     transferred: u32,
 ) -> Option<&'static mut Connection> {
-    known(sock).or_else(|| open(sock, socket, direction, transferred))
+    seen(sock).or_else(|| open(sock, socket, direction, transferred))
 }
 
 /// The connection that is known by this address, if it is the same one: the program that sees sockets go may have
 /// been left out ([`super::hooks::fexit`]), and their memory is soon another socket's.
 #[inline(always)]
-pub fn known(sock: u64) -> Option<&'static mut Connection> {
+pub fn seen(sock: u64) -> Option<&'static mut Connection> {
     // SAFETY: map values stay valid while the program runs; see `Connection` about other CPUs.
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(&sock)? };
     let ends_seen = if connection.has_positions() {
@@ -74,71 +74,47 @@ fn open(
         Socket::Any => is_tcp(sock)?,
     };
     let connection = if tcp {
-        new_tcp(sock, socket, identity, direction, transferred)?
+        let mut received: u32 = field(sock, Setting::TcpCopiedSeq)?;
+        let mut sent: u32 = field(sock, Setting::TcpWriteSeq)?;
+        match direction {
+            Direction::Received => received = received.wrapping_sub(transferred),
+            Direction::Sent => sent = sent.wrapping_sub(transferred),
+        }
+        let from_start = is_from_start(sock, identity, direction, received)?;
+        let mut connection = Connection::new(identity, from_start);
+        if !from_start && direction == Direction::Sent && !are_all_remembered() {
+            connection.begin_answering();
+        }
+        if !from_start && is_made_after_attaching(identity) {
+            // Nothing is known of what was received before, or of how much this call receives. If it was seen, the
+            // requests in it have been counted.
+            if are_all_remembered()
+                && (direction == Direction::Sent || (socket == Socket::Any && transferred == 0))
+            {
+                connection.begin_unread();
+            } else {
+                lose(Loss::ConnectionEvicted as u32);
+            }
+        }
+        connection.set_positions(received, sent);
+        connection
     } else {
-        new_unix(sock, identity, direction)?
+        // There are no numbers to tell by.
+        let mut connection = Connection::new(
+            identity,
+            is_made_after_attaching(identity) && are_all_remembered(),
+        );
+        if direction == Direction::Sent && !are_all_remembered() {
+            connection.begin_answering();
+        }
+        // Accepted sockets have the name of the one that listened; MPTCP ones have a value in this place or not.
+        if field::<u64>(sock, Setting::UnixAddress).is_some_and(|address| address != 0) {
+            connection.set_accepted();
+        }
+        connection
     };
     remember(sock, &connection)?;
-    known(sock)
-}
-
-#[inline(always)]
-fn new_tcp(
-    sock: u64,
-    socket: Socket,
-    identity: u32,
-    direction: Direction,
-    transferred: u32,
-) -> Option<Connection> {
-    let mut received: u32 = field(sock, Setting::TcpCopiedSeq)?;
-    let mut sent: u32 = field(sock, Setting::TcpWriteSeq)?;
-    match direction {
-        Direction::Received => received = received.wrapping_sub(transferred),
-        Direction::Sent => sent = sent.wrapping_sub(transferred),
-    }
-    let opener = tcp_opener(sock)?;
-    let from_start = is_from_start(sock, identity, direction, received)?;
-    let mut connection = Connection::new(identity, from_start);
-    connection.set_positions(received, sent);
-    match opener {
-        Opener::Process => {
-            connection.ignore();
-            return Some(connection);
-        }
-        Opener::Peer => connection.set_accepted(),
-        Opener::Unknown => {}
-    }
-    if !from_start && direction == Direction::Sent && !are_all_remembered() {
-        connection.begin_answering();
-    }
-    if !from_start && is_made_after_attaching(identity) {
-        // Nothing is known of what was received before, or of how much this call receives. If it was seen, the requests in it
-        // have been counted.
-        if are_all_remembered()
-            && (direction == Direction::Sent || (socket == Socket::Any && transferred == 0))
-        {
-            connection.begin_unread();
-        } else {
-            lose(Loss::ConnectionEvicted as u32);
-        }
-    }
-    Some(connection)
-}
-
-/// One without sequence numbers to tell by.
-#[inline(always)]
-fn new_unix(sock: u64, identity: u32, direction: Direction) -> Option<Connection> {
-    let from_start = is_made_after_attaching(identity) && are_all_remembered();
-    let mut connection = Connection::new(identity, from_start);
-    match unix_opener(sock)? {
-        Opener::Process => connection.ignore(),
-        Opener::Peer => connection.set_accepted(),
-        Opener::Unknown => {}
-    }
-    if direction == Direction::Sent && !are_all_remembered() {
-        connection.begin_answering();
-    }
-    Some(connection)
+    seen(sock)
 }
 
 /// True if a TCP socket's process had received nothing before the sequence number `received`.
@@ -178,32 +154,6 @@ fn are_all_remembered() -> bool {
     REMEMBERED
         .get(0)
         .is_some_and(|count| *count <= u64::from(setting(Setting::ConnectionsKept)))
-}
-
-/// A TCP connection ends of which no call was seen, unless it had to make room: if it was accepted, and bytes went both ways, nothing
-/// of it could be read.
-#[inline(always)]
-pub fn never_seen(sock: u64, by_owner: bool) {
-    // A FIN counts as received.
-    let received = field::<u32>(sock, Setting::TcpBytesReceived).unwrap_or(0) > 1;
-    let sent = field::<u32>(sock, Setting::TcpBytesSent).unwrap_or(0) > 0;
-    let is_new = inode_number(sock).is_some_and(is_made_after_attaching);
-    // Calls are made on the socket above: of Multipath TCP, say.
-    let is_lower = field::<u64>(sock, Setting::TcpUpperLayer).unwrap_or(0) != 0;
-    if received
-        && sent
-        && is_new
-        && !is_lower
-        && are_all_remembered()
-        && matches!(tcp_opener(sock), Some(Opener::Peer))
-    {
-        let cause = Loss::ConnectionUnreadable as u32;
-        if by_owner {
-            lose(cause);
-        } else {
-            lose_of_nobody(cause);
-        }
-    }
 }
 
 /// Forgets a TCP socket that is no more. If bytes went last that no hook saw, there is no later call to tell.

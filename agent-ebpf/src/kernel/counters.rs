@@ -17,7 +17,7 @@ use super::attribution::counter_of_current;
 static COUNTERS: HashMap<CounterKey, u64> = HashMap::with_max_entries(16384, 0);
 
 #[map]
-static LOSSES: Array<u64> = Array::with_max_entries(Loss::COUNT as u32, 0);
+static LOSSES: Array<u64> = Array::with_max_entries(Loss::ALL.len() as u32, 0);
 
 /// The losses that are some process's. A map of its own, so that losses take no room of what can be counted.
 #[map]

@@ -142,7 +142,7 @@ impl Work {
             begin(&mut self.bytes)
         } else {
             self.unfinished = 0;
-            let connection = connections::known(unfinished);
+            let connection = connections::seen(unfinished);
             if connection.is_none() {
                 lose(Loss::ConnectionEvicted as u32);
             }
@@ -187,7 +187,7 @@ impl Work {
     #[inline(always)]
     fn give_up(&mut self, direction: Direction) {
         let left = self.bytes.left + u64::from(self.window.left());
-        if let Some(connection) = connections::known(self.unfinished) {
+        if let Some(connection) = connections::seen(self.unfinished) {
             found(advance_unseen(connection, direction, left, Loss::GaveUp));
         }
         self.unfinished = 0;

@@ -3,7 +3,6 @@
 use agent_ebpf::abi::{Loss, Setting};
 
 use super::{
-    flags::MSG_TRUNC,
     layout::setting,
     memory::{Access, kernel},
     reader::Bytes,
@@ -26,18 +25,6 @@ pub enum Data {
     Discarded,
     /// Somewhere they cannot be read.
     Unreadable(Loss),
-}
-
-impl Data {
-    /// The same of a receiving call with these flags.
-    #[inline(always)]
-    pub fn received(self, flags: u32) -> Self {
-        if flags & MSG_TRUNC != 0 {
-            Self::Discarded
-        } else {
-            self
-        }
-    }
 }
 
 impl Bytes {

@@ -40,7 +40,7 @@ impl Transfer {
         run(ctx, self.program, self.direction, self.sock, |bytes| {
             let connection = self.begin::<A>()?;
             let data = data(connection);
-            locate_or_lose::<A>(bytes, self.direction, connection, data, self.count)
+            locate::<A>(bytes, self.direction, connection, data, self.count)
         });
     }
 
@@ -133,7 +133,7 @@ pub fn moved<const RECEIVES: bool>(
         if transferred == 0 {
             return None;
         }
-        locate_or_lose::<Helper>(bytes, direction, connection, data, transferred)
+        locate::<Helper>(bytes, direction, connection, data, transferred)
     });
 }
 
@@ -141,7 +141,7 @@ pub fn moved<const RECEIVES: bool>(
 /// there are to be looked at.
 #[inline(always)]
 pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'static mut Connection, u32)> {
-    let connection = connections::known(sock)?;
+    let connection = connections::seen(sock)?;
     if connection.is_ignored(direction) {
         return None;
     }
@@ -153,25 +153,10 @@ pub fn catch_up(direction: Direction, sock: u64, transferred: u32) -> Option<(&'
     Some((connection, transferred))
 }
 
-/// No more calls will come on a TCP socket. What no hook saw of it until now is found out: by the process that ends it, or by
-/// nobody.
-#[inline(always)]
-pub fn finish(sock: u64, by_owner: bool) {
-    match connections::known(sock) {
-        None => connections::never_seen(sock, by_owner),
-        // Of a server what is still to be told is told at the socket's end, when no call can be under way.
-        Some(connection) if by_owner && !connection.is_server() => {
-            catch_up(Direction::Received, sock, 0);
-            catch_up(Direction::Sent, sock, 0);
-        }
-        Some(_) => {}
-    }
-}
-
 /// A call on a TCP socket has thrown away what it received. Its iterator does not tell how much that was.
 #[inline(always)]
 fn discarded(sock: u64) -> Option<()> {
-    let connection = connections::known(sock)?;
+    let connection = connections::seen(sock)?;
     let position = socket::position::<Helper>(sock, connection, Direction::Received)?;
     let count = connection.move_position(Direction::Received, position, 0);
     let is_end = count == 1 && socket::is_shut_down(sock, Direction::Received);
@@ -197,7 +182,7 @@ fn unseen(direction: Direction, sock: u64, connection: &mut Connection, count: u
 
 /// Finds the first byte of a call.
 #[inline(always)]
-fn locate_or_lose<'a, A: Access>(
+fn locate<'a, A: Access>(
     bytes: &mut Bytes,
     direction: Direction,
     connection: &'a mut Connection,

@@ -112,7 +112,7 @@ impl Counters {
     pub fn losses(&mut self) -> Result<Losses, Error> {
         let _uninterrupted = self.uninterrupted();
         let mut losses = Losses::default();
-        for cause in Loss::ALL.into_iter().chain([Loss::ConnectionUnreadable]) {
+        for cause in Loss::ALL {
             losses.0[cause as usize] = self
                 .losses
                 .get(&(cause as u32), 0)

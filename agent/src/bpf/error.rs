@@ -21,7 +21,7 @@ pub enum Error {
     NoPrograms,
     /// No type information.
     #[error(
-        "this kernel has no usable type information (BTF), which the agent needs; \
+        "without the kernel's type information no field can be found; \
          use a kernel with CONFIG_DEBUG_INFO_BTF=y"
     )]
     NoBtf(#[source] BtfError),

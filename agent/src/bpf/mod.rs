@@ -123,15 +123,7 @@ impl MapSizes {
 
 /// How often each [`Loss`] happened since the programs were attached, indexed by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses(pub [u64; Loss::COUNT]);
-
-impl Losses {
-    /// Connections of which no byte could be read in either direction: no loss, and in no sum of losses.
-    #[must_use]
-    pub const fn connections_unreadable(&self) -> u64 {
-        self.0[Loss::ConnectionUnreadable as usize]
-    }
-}
+pub struct Losses(pub [u64; Loss::ALL.len()]);
 
 /// One counter as read from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -135,7 +135,7 @@ pub(super) fn programs_of(hook: Hook, kernel: &impl Features) -> Vec<ProgramSpec
         Hook::Tracepoint => TRACEPOINT,
     };
     let mut programs = Vec::new();
-    for spec in specs.iter().chain(TCP_ENDS) {
+    for spec in specs.iter().chain([&TCP_END]) {
         if !spec.is_used(hook, kernel) {
             continue;
         }
@@ -160,19 +160,12 @@ pub(super) fn optional_functions() -> impl Iterator<Item = &'static str> {
         .map(|spec| spec.attach.target())
 }
 
-/// Every hook's: when a process is done with a TCP socket, and the last look at one.
-const TCP_ENDS: &[ProgramSpec] = &[
-    ProgramSpec::new(
-        "inet_sock_set_state",
-        Attach::Tracepoint("inet_sock_set_state"),
-        Role::SocketEnd,
-    ),
-    ProgramSpec::new(
-        "tcp_destroy_sock",
-        Attach::Tracepoint("tcp_destroy_sock"),
-        Role::SocketEnd,
-    ),
-];
+/// Every hook's: the last look at a TCP socket.
+const TCP_END: ProgramSpec = ProgramSpec::new(
+    "tcp_destroy_sock",
+    Attach::Tracepoint("tcp_destroy_sock"),
+    Role::SocketEnd,
+);
 
 macro_rules! entries {
     ($program:literal) => {
@@ -360,12 +353,7 @@ mod tests {
         assert!(!fentry.iter().any(is_odd), "{fentry:?}");
         assert_eq!(
             names(Hook::Tracepoint, &RECENT),
-            [
-                "sock_send_length",
-                "sock_recv_length",
-                "inet_sock_set_state",
-                "tcp_destroy_sock"
-            ]
+            ["sock_send_length", "sock_recv_length", "tcp_destroy_sock"]
         );
         assert_eq!(
             names(Hook::Tracepoint, &OLD),
@@ -373,13 +361,12 @@ mod tests {
                 "sys_exit_receive",
                 "sys_exit_send",
                 "sys_exit",
-                "inet_sock_set_state",
                 "tcp_destroy_sock"
             ]
         );
         assert_eq!(
             (names(Hook::Fentry, &OLD).len(), names(Hook::Kprobe, &OLD).len()),
-            (10, 17)
+            (9, 16)
         );
     }
 

@@ -226,7 +226,7 @@ impl ReturnProbe {
                 PERF_FLAG_FD_CLOEXEC,
             ))?
         };
-        // From here on no process can remove it. Until here one could, and the kernel give its number to another probe.
+        // From here on nobody can remove it. Until here somebody could, and the kernel give its number to another one.
         if self.id()? == id {
             Ok(event)
         } else {
@@ -254,7 +254,7 @@ impl Drop for ReturnProbe {
 /// `result` is what such a call has just returned.
 unsafe fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     match libc::c_int::try_from(result) {
-        // SAFETY: nothing else has it.
+        // SAFETY: nobody else has it.
         Ok(descriptor @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         _ => Err(io::Error::last_os_error()),
     }

@@ -42,7 +42,6 @@ pub(super) type Settings = [u32; Setting::COUNT];
 /// Fields by structure. Where a field was renamed, the newer name comes first.
 const FIELDS: &[(Setting, &str, &[&str])] = &[
     (Setting::SockFamily, "sock", &["__sk_common.skc_family"]),
-    (Setting::SockState, "sock", &["__sk_common.skc_state"]),
     (Setting::SockProtocol, "sock", &["sk_protocol"]),
     (Setting::SockType, "sock", &["sk_type"]),
     (Setting::SockSocket, "sock", &["sk_socket"]),
@@ -75,13 +74,6 @@ const FIELDS: &[(Setting, &str, &[&str])] = &[
     (Setting::FilePrivateData, "file", &["private_data"]),
     (Setting::InodeMode, "inode", &["i_mode"]),
     (Setting::UnixAddress, "unix_sock", &["addr"]),
-    (Setting::UnixPeer, "unix_sock", &["peer"]),
-    (Setting::TcpUpperLayer, "inet_connection_sock", &["icsk_ulp_ops"]),
-    (Setting::TcpSndUna, "tcp_sock", &["snd_una"]),
-    (Setting::TcpSndNxt, "tcp_sock", &["snd_nxt"]),
-    (Setting::TcpBytesAcked, "tcp_sock", &["bytes_acked"]),
-    (Setting::TcpBytesSent, "tcp_sock", &["bytes_sent"]),
-    (Setting::TcpBytesRetrans, "tcp_sock", &["bytes_retrans"]),
     (Setting::UnixReadSocket, "unix_stream_read_state", &["socket"]),
     (Setting::UnixReadMessage, "unix_stream_read_state", &["msg"]),
     (Setting::UnixReadFlags, "unix_stream_read_state", &["flags"]),

@@ -57,14 +57,13 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
-    /// Show the hook that an agent would use here, or `none`, and why each better one cannot be used
+    /// Show which hook an agent takes here, or `none`, and why no better one
     Hook {
-        /// Write the answer to FILE, not to standard output
+        /// Where to write it instead
         #[arg(long, value_name = "FILE")]
         into: Option<PathBuf>,
     },
-    /// Watch requests and responses live, by process, container or pod, from a running agent; without one, `top` attaches
-    /// by itself
+    /// Watch requests and responses live, by process, container or pod; of a running agent, else attached itself
     Top(#[command(flatten)] top::Options),
     /// Show what a running agent has counted since it started
     Totals {
@@ -125,7 +124,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match dispatch(cli) {
         Ok(code) => code,
-        // The process that reads our output has read enough, as `head` does.
+        // Who reads our output has read enough, as `head` does.
         Err(Error::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error_chain(&error));
@@ -236,7 +235,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Error> {
         Command::Healthcheck { ready } => {
             let path = if ready { "/readyz" } else { "/healthz" };
             let said = ask(&settings, async |client| client.get(path).await)?;
-            // An agent that serves Scope must be well where Scope asks.
+            // Who serves Scope must be well where Scope asks.
             if settings.fixed.standby_socket.is_some() && said != STANDING_BY {
                 let plugin = Client::new(settings.fixed.plugin_dir.socket());
                 ask_client(plugin, async |client| client.get(path).await)?;
@@ -250,7 +249,7 @@ fn runtime(builder: &mut Builder) -> Result<Runtime, Error> {
     builder.enable_all().build().map_err(Error::Runtime)
 }
 
-/// The agent to ask: one that has a socket of its own is told from others by it.
+/// The agent to ask: who has a socket of its own is told from others by it.
 fn client(settings: &Settings) -> Client {
     Client::new(match &settings.fixed.standby_socket {
         Some(own) => own.path().to_owned(),

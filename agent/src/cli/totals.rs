@@ -15,7 +15,6 @@ pub(super) fn table(totals: &Totals) -> String {
         exited,
         unlabelled,
         losses,
-        connections_unreadable,
     } = totals;
     let all = processes
         .iter()
@@ -71,26 +70,18 @@ pub(super) fn table(totals: &Totals) -> String {
         table.render(),
         not_counted(losses)
     );
-    let of_processes = processes.iter().map(|process| {
+    for process in processes
+        .iter()
+        .filter(|process| !process.counts.losses.is_empty())
+    {
         let command = process.command.as_deref().unwrap_or("?");
-        (format!("{command} (pid {})", process.pid), &process.counts)
-    });
-    let of_cgroups = exited.iter().map(|cgroup| {
+        let lost = not_counted(&process.counts.losses);
+        let _ = writeln!(text, "  of {command} (pid {}): {lost}", process.pid);
+    }
+    for cgroup in exited.iter().filter(|cgroup| !cgroup.counts.losses.is_empty()) {
         let path = cgroup.place.cgroup.as_deref().unwrap_or("?");
-        (format!("exited processes in {path}"), &cgroup.counts)
-    });
-    let owners: Vec<(String, &Counts)> = of_processes.chain(of_cgroups).collect();
-    for (owner, counts) in owners.iter().filter(|(_, counts)| !counts.losses.is_empty()) {
-        let _ = writeln!(text, "  of {owner}: {}", not_counted(&counts.losses));
-    }
-    if *connections_unreadable > 0 {
-        let _ = writeln!(text, "connections that cannot be read: {connections_unreadable}");
-    }
-    for (owner, counts) in owners {
-        let unreadable = counts.connections_unreadable;
-        if unreadable > 0 {
-            let _ = writeln!(text, "  of {owner}: {unreadable}");
-        }
+        let lost = not_counted(&cgroup.counts.losses);
+        let _ = writeln!(text, "  of exited processes in {path}: {lost}");
     }
     text
 }
@@ -118,8 +109,8 @@ mod tests {
         let totals: Totals = serde_json::from_str(
             r#"{"hook":"kprobe","host":{"id":"h","source":"as configured","probes":[]},
                 "processes":[{"pid":12,"command":"nginx","cgroup":"/a","requests":3,"responses":{"200":3},"losses":{"gave_up":1}}],
-                "exited":[{"cgroup":null,"requests":1,"responses":{"404":1},"connections_unreadable":2}],
-                "unlabelled":1,"losses":{"out_of_sync":0,"gave_up":2},"connections_unreadable":3}"#,
+                "exited":[{"cgroup":null,"requests":1,"responses":{"404":1}}],
+                "unlabelled":1,"losses":{"out_of_sync":0,"gave_up":2}}"#,
         )
         .unwrap();
         let expected = "\
@@ -131,8 +122,6 @@ hook: kprobe
 requests without a label: 1
 not counted: gave_up 2
   of nginx (pid 12): gave_up 1
-connections that cannot be read: 3
-  of exited processes in ?: 2
 ";
         assert_eq!(table(&totals), expected);
     }

@@ -94,10 +94,10 @@ impl FromStr for Namespaces {
     }
 }
 
-/// Which processes are shown.
+/// Whose processes are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Processes {
-    /// All.
+    /// Everyone's.
     #[default]
     All,
     /// Those of pods, and no others.
@@ -143,7 +143,7 @@ pub struct NamespaceLists {
 pub struct Filter {
     /// Pods of which namespaces.
     pub namespaces: NamespaceLists,
-    /// Which processes.
+    /// Whose processes.
     pub processes: Processes,
 }
 

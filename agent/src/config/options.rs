@@ -102,8 +102,8 @@ options! {
         #[serde(deserialize_with = "parsed")]
         plugin_dir: Option<PluginDir> => PluginDir = Option::unwrap_or_default;
 
-        /// This agent's own socket. If another agent serves the plugin directory, wait and take over when it stops. Commands
-        /// given the same path ask this agent
+        /// A socket of this agent's own. With it, an agent that finds another one serving the plugin's socket does not refuse to
+        /// start: it stands by and takes over when the other one leaves. Commands with the same option ask this agent
         #[arg(long, global = true, value_name = "PATH", env = "SCOPE_HTTP_STATISTICS_STANDBY_SOCKET")]
         #[serde(deserialize_with = "parsed")]
         standby_socket: Option<StandbySocket> => Option<StandbySocket> = identity;
@@ -113,8 +113,7 @@ options! {
         #[serde(deserialize_with = "parsed")]
         hook: Option<HookChoice> => HookChoice = Option::unwrap_or_default;
 
-        /// Host id in Scope [default: the id that Scope's probe uses; until a probe polls, `NODE_NAME` or else the host's
-        /// name]
+        /// Host id in Scope [default: what Scope's probe calls it; before it polls `NODE_NAME`, else the host's name]
         #[arg(long, global = true, value_name = "ID", env = "SCOPE_HTTP_STATISTICS_HOST_ID")]
         #[serde(deserialize_with = "parsed")]
         host_id: Option<HostId> => Option<HostId> = identity;
@@ -138,7 +137,7 @@ options! {
         #[arg(long, global = true, value_name = "FILE", env = "SCOPE_HTTP_STATISTICS_KUBECONFIG")]
         kubeconfig: Option<PathBuf> => Option<PathBuf> = identity;
 
-        /// Format of log lines: text or json [default: text]
+        /// text or json [default: text]
         #[arg(long, global = true, value_name = "FORMAT", env = "SCOPE_HTTP_STATISTICS_LOG_FORMAT")]
         #[serde(deserialize_with = "parsed")]
         log_format: Option<LogFormat> => LogFormat = Option::unwrap_or_default;
@@ -159,8 +158,8 @@ options! {
         #[serde(deserialize_with = "code_list")]
         status_codes: Option<StatusCodes> => StatusCodes = Option::unwrap_or_default;
 
-        /// Processes to show: all, or only those in pods: pods [default: all]
-        #[arg(long, global = true, value_name = "WHICH", env = "SCOPE_HTTP_STATISTICS_PROCESSES")]
+        /// Whose processes are shown: all or pods [default: all]
+        #[arg(long, global = true, value_name = "WHOSE", env = "SCOPE_HTTP_STATISTICS_PROCESSES")]
         #[serde(deserialize_with = "parsed")]
         processes: Option<Processes> => Processes = Option::unwrap_or_default;
 
@@ -173,7 +172,7 @@ options! {
         #[serde(deserialize_with = "metrics_address")]
         metrics_address: Option<MetricsAddress> => Option<MetricsAddress> = identity;
 
-        /// Least severe level to log: error, warn, info, debug or trace [default: info]
+        /// error, warn, info, debug or trace [default: info]
         #[arg(long, global = true, value_name = "LEVEL", env = "SCOPE_HTTP_STATISTICS_LOG_LEVEL")]
         #[serde(deserialize_with = "parsed")]
         log_level: Option<LogLevel> => LogLevel = Option::unwrap_or_default;

@@ -44,7 +44,7 @@ pub enum ValueError {
     MapEntries(String),
     /// Cannot be part of a node's id.
     #[error(
-        "`{0}` is not usable as host id: it must not be empty or contain `;`, spaces or control characters"
+        "`{0}` is not usable as host id: it must not be empty and have no `;`, spaces or control characters"
     )]
     HostId(String),
     /// Relative path.
@@ -408,7 +408,7 @@ impl FromStr for PluginDir {
     }
 }
 
-/// A socket of the agent's own. An agent that has one stands by while another agent has the plugin's socket.
+/// A socket of the agent's own. Who has one stands by while another agent has the plugin's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StandbySocket(PathBuf);
 

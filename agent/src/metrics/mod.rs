@@ -58,7 +58,6 @@ pub struct Metrics {
     workloads: Workloads,
     unlabelled: Counter,
     losses: Family<Cause, Counter>,
-    unreadable: Counter,
     series: Gauge,
     readable: Gauge,
     tick: Histogram,
@@ -79,7 +78,6 @@ impl Metrics {
             workloads: Workloads::new(max_series),
             unlabelled: Counter::default(),
             losses: Family::default(),
-            unreadable: Counter::default(),
             series: Gauge::default(),
             readable: Gauge::default(),
             tick: durations(),
@@ -112,11 +110,6 @@ impl Metrics {
             "losses",
             "What could not be counted, by cause",
             self.losses.clone(),
-        );
-        own.register(
-            "connections_unreadable",
-            "Accepted connections of which no byte could be read in either direction; they need not be HTTP",
-            self.unreadable.clone(),
         );
         own.register(
             "unlabelled_requests",
@@ -206,9 +199,6 @@ impl Metrics {
             let counter = self.losses.get_or_create(&Cause { cause: loss.name() });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        let unreadable = losses.connections_unreadable();
-        self.unreadable
-            .inc_by(unreadable.saturating_sub(self.unreadable.get()));
     }
 
     /// The counters could not be read.

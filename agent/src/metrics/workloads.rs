@@ -115,7 +115,6 @@ pub struct Workloads {
     requests: Family<Workload, Counter>,
     responses: Family<Responses, Counter>,
     lost: Family<Lost, Counter>,
-    unreadable: Family<Workload, Counter>,
     known: HashMap<Workload, Known>,
     other: Workload,
     /// How many counters there are, those of `other` not among them.
@@ -135,7 +134,6 @@ impl Workloads {
             requests: Family::default(),
             responses: Family::default(),
             lost: Family::default(),
-            unreadable: Family::default(),
             known: HashMap::new(),
             other: Workload::other(),
             series: 0,
@@ -165,11 +163,6 @@ impl Workloads {
             "workload_losses",
             "What could not be counted of each workload, by cause; scope_http_statistics_losses has all of it",
             self.lost.clone(),
-        );
-        registry.register(
-            "workload_connections_unreadable",
-            "Connections accepted by each workload of which no byte could be read; they need not be HTTP",
-            self.unreadable.clone(),
         );
         registry.register(
             "series_overflow",
@@ -222,7 +215,6 @@ impl Workloads {
             Event::Response(code) => response(Some(code)),
             Event::UnknownResponse => response(None),
             Event::Lost(loss) => self.lost.get_or_create_owned(&Lost::new(workload, loss)),
-            Event::UnreadableConnection => self.unreadable.get_or_create_owned(workload),
         };
         known.counters.insert(event, counter.clone());
         if *workload != self.other {
@@ -241,7 +233,6 @@ impl Workloads {
             requests,
             responses,
             lost,
-            unreadable,
             known,
             other,
             series,
@@ -257,7 +248,6 @@ impl Workloads {
                         Event::Response(code) => responses.remove(&Responses::new(workload, Some(*code))),
                         Event::UnknownResponse => responses.remove(&Responses::new(workload, None)),
                         Event::Lost(loss) => lost.remove(&Lost::new(workload, *loss)),
-                        Event::UnreadableConnection => unreadable.remove(workload),
                     };
                 }
             }

@@ -267,11 +267,11 @@ impl Pods {
         self.current = false;
         self.retry_at = Some(Instant::now() + self.backoff.after_failure());
         if self.failing {
-            debug!(%error, "still cannot get this node's pods from the API server");
+            debug!(%error, "the API server still does not tell of this node's pods");
         } else {
             warn!(
                 %error,
-                "cannot get this node's pods from the API server; keeping the known names; trying again{advice}"
+                "the API server does not tell of this node's pods; names known before stay; trying again{advice}"
             );
         }
         self.failing = true;
@@ -281,7 +281,7 @@ impl Pods {
         self.current = true;
         self.backoff.reset();
         if self.failing {
-            info!("this node's pods come from the API server again");
+            info!("the API server tells of this node's pods again");
         }
         self.failing = false;
     }

@@ -8,7 +8,7 @@
 //! Goal: names for everything that is counted, and never a wrong one. A name belongs to a UID or a container id, never
 //! to another name: a pod that was deleted and made again is another pod.
 //!
-//! Reports look at the [`Directory`] that comes out when they are written, metrics at each tick. No count waits for it, so
+//! The [`Directory`] that comes out is looked at when a report is written. Nothing here is on the way of a count, so
 //! whatever happens to this part, only names are missing or late. It is the only part of the agent that knows kube.
 
 mod api;

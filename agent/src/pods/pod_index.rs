@@ -100,7 +100,7 @@ impl PodIndex {
         self.files = files;
     }
 
-    /// Forgets what can be asked for no more.
+    /// Forgets what nobody can ask for any more.
     pub(super) fn expire(&mut self, now: Instant) {
         let count = self.departed.len();
         while self

@@ -1,4 +1,4 @@
-//! What is behind a counter: command and cgroup of a process, read from `/proc` and the cgroup file system.
+//! Who is behind a counter: command and cgroup of a process, read from `/proc` and the cgroup file system.
 //!
 //! Only processes that have counters are looked at, and nothing here is done per request.
 
@@ -102,7 +102,7 @@ impl Processes {
     }
 
     /// Whether `owner`'s process lives. Takes a tenth of what [`command`](Self::command) takes: the kernel writes
-    /// `/proc/<pid>/stat` anew for each reader, but the directory need only be the same as before.
+    /// `/proc/<pid>/stat` anew for each who reads it, but the directory need only be the same as before.
     ///
     /// # Errors
     /// As [`command`](Self::command).

@@ -35,7 +35,7 @@ impl MetricKind {
             Event::Request => Some(Self::Requests),
             Event::Response(code) if codes.contains(code) => Some(Self::Code(code)),
             Event::Response(_) | Event::UnknownResponse => Some(Self::Others),
-            Event::Lost(_) | Event::UnreadableConnection => None,
+            Event::Lost(_) => None,
         }
     }
 

@@ -49,7 +49,7 @@ pub struct Report {
     pub host: Topology,
 }
 
-/// The plugin that reports.
+/// Who reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginSpec {
     /// Equal to the socket's file name without extension.

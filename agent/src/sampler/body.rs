@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// A body, plain and, once a client has asked for that, compressed. Clones share it.
+/// A body, plain and, once somebody has asked for that, compressed. Clones share it.
 #[derive(Clone, Default)]
 pub struct Body(Arc<Forms>);
 

@@ -102,7 +102,7 @@ impl<K: Kernel> Books<K> {
         });
         self.note_lost(&deltas);
         // Only what was counted has a rate.
-        deltas.retain(|delta| delta.event.loss().is_none());
+        deltas.retain(|delta| !matches!(delta.event, Event::Lost(_)));
         self.window
             .push(date, measured.duration_since(self.last_tick), &deltas);
         self.last_tick = measured;
@@ -125,7 +125,7 @@ impl<K: Kernel> Books<K> {
         let mut losses = self.kernel.losses()?;
         // Of its own requests none is counted, so none can be lost.
         for counter in counters.iter().filter(|counter| counter.key.pid == self.own_pid) {
-            if let Some(loss) = Event::from_code(counter.key.code).loss() {
+            if let Event::Lost(loss) = Event::from_code(counter.key.code) {
                 let sum = &mut losses.0[loss as usize];
                 *sum = sum.saturating_sub(counter.value);
             }
@@ -237,8 +237,7 @@ impl<K: Kernel> Books<K> {
 
     /// Says what was lost since that was last said.
     pub(super) fn log_losses(&mut self, now: Instant) {
-        let known = Loss::ALL.len();
-        if !self.loss_log.is_open(now) || self.losses.0[..known] == self.logged_losses.0[..known] {
+        if !self.loss_log.is_open(now) || self.losses == self.logged_losses {
             return;
         }
         let causes: Vec<String> = Loss::ALL

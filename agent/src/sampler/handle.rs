@@ -47,7 +47,7 @@ impl From<serde_json::Error> for Unavailable {
 /// One request for totals, and where the answer goes.
 pub(super) type TotalsRequest = oneshot::Sender<Result<Bytes, Unavailable>>;
 
-/// What is told of the latest tick when a client asks.
+/// What is told of the latest tick when somebody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum View {
     /// The [`report`](crate::report) as JSON.
@@ -69,13 +69,12 @@ pub(super) const MAX_REQUESTS: usize = 16;
 /// How many polls are noted between two ticks. More than one of each probe tell nothing new.
 const MAX_POLLS: usize = 16;
 
-/// What servers tell the sampler. It looks at the probes that polled in its next tick, so that no poll waits for a look at
-/// a probe's `/proc`.
+/// What servers tell the sampler. Looking into it is left to the sampler, so that no answer waits for `/proc`.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     /// Polls since the last tick, none twice.
     pub(super) polls: Mutex<Vec<Poll>>,
-    /// How many reports were asked for since the last tick by clients that take gzip.
+    /// How many reports were asked for since the last tick by those who take gzip.
     pub(super) gzip: AtomicUsize,
 }
 
@@ -103,7 +102,7 @@ impl Feed {
         }
     }
 
-    /// A client that takes gzip has asked for a report.
+    /// Somebody who takes gzip has asked for a report.
     pub fn takes_gzip(&self) {
         self.notes.gzip.fetch_add(1, Ordering::Relaxed);
     }

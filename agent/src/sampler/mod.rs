@@ -1,8 +1,8 @@
 //! The agent's own clockwork: reads the kernel's counters once per interval, and keeps the books.
 //!
-//! No poll reads the counters: reports and the other [`View`]s are of the latest tick, written when a client asks and then
-//! the same bytes for all until the next. Only totals are read when asked for, because they are compared with other counts;
-//! and for metrics, as they are written, how often each program ran.
+//! Pollers never touch the kernel: reports and the other [`View`]s are of the latest tick, written when somebody asks and
+//! then the same bytes for all until the next. Only totals are read when asked for, because they are compared with other
+//! counts.
 
 mod body;
 mod books;
@@ -92,10 +92,10 @@ impl Kernel for Counters {
     }
 }
 
-/// So many clients that take gzip in one tick are a crowd: for fewer it takes less of the host to copy a report than to
-/// compress and unpack it.
+/// So many who take gzip in one tick are a crowd: for fewer it takes less of the host to copy a report than to compress
+/// and unpack it.
 const CROWD: usize = 8;
-/// Reports are compressed, before any client asks, for so many ticks after a crowd.
+/// Reports are compressed, before anybody asks, for so many ticks after a crowd.
 const GZIP_TICKS: u8 = 16;
 
 /// Reads the kernel and keeps the books.
@@ -205,7 +205,7 @@ impl<K: Kernel> Sampler<K> {
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
                 Some((view, reply)) = self.view_requests.recv() => {
-                    // A client that does not wait any more needs no answer.
+                    // Who does not wait any more needs no answer.
                     let _gone = reply.send(self.view(view));
                 }
             }
@@ -286,14 +286,14 @@ impl<K: Kernel> Sampler<K> {
     }
 
     fn answer(&mut self, request: TotalsRequest) {
-        // One reading answers all clients that wait now. One that comes during it must not get what was read before.
+        // One reading answers all who wait now. Who comes during it must not get what was read before.
         let mut waiting = vec![request];
         while let Ok(request) = self.requests.try_recv() {
             waiting.push(request);
         }
         let totals = totals(&mut self.books, &self.host);
         for request in waiting {
-            // A client that does not wait any more needs no answer.
+            // Who does not wait any more needs no answer.
             let _gone = request.send(totals.clone());
         }
     }

@@ -1,4 +1,4 @@
-//! What is told of the books: each view is written when a client asks, and then the same bytes for all until the next tick.
+//! What is told of the books: each view is written when somebody asks, and then the same bytes for all until the next tick.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Views {
         self.written.clear();
     }
 
-    /// A view, as it was written for the client that asked first. `failure` is why the counters could not be read, if so.
+    /// A view, as it was written for whoever asked first. `failure` is why the counters could not be read, if so.
     pub(super) fn view<K: Kernel>(
         &mut self,
         view: View,

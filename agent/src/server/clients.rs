@@ -1,4 +1,4 @@
-//! Which clients are connected, and which has to go when there are too many.
+//! Who is connected, and who has to go when there are too many.
 
 use std::collections::HashMap;
 use std::sync::Arc;

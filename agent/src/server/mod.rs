@@ -5,8 +5,8 @@
 //! |---|---|
 //! | `/report` | the report for Weave Scope, of the latest tick; the same bytes for every poller |
 //! | `/totals` | totals since the start, read from the kernel when asked |
-//! | `/overview` | totals and rates of every process at the latest tick, for the live table |
-//! | `/metrics` | the same as counters for Prometheus: `OpenMetrics` for clients that ask for it |
+//! | `/overview` | totals and rates of everyone at the latest tick, for the live table |
+//! | `/metrics` | the same as counters for Prometheus: `OpenMetrics` for those who ask for it |
 //! | `/healthz` | 200 while the sampler ticks; says so if this agent stands by |
 //! | `/readyz` | 200 while the counters can be read |
 //!
@@ -51,7 +51,7 @@ pub use socket::{PLUGIN_DIR, PluginSocket, SocketError, SocketState};
 pub use standby::{SocketOwnership, StandbySocket};
 use stream::WriteTimeout;
 
-/// Clients served at once; a next one takes the place of the client that is missed least. Scope has two pollers.
+/// Clients served at once; a next one takes the place of who is missed least. Scope has two pollers.
 const MAX_CONNECTIONS: usize = 128;
 /// A client that has sent no whole request in this time is dropped, idle ones too. Scope polls every second or two.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,7 +96,7 @@ pub fn router(feed: Feed, serving: watch::Receiver<bool>) -> Router {
         .with_state(Api { feed, serving })
 }
 
-/// The routes for clients that may be on another host: metrics, and nothing else.
+/// The routes for those who may be on another host: metrics, and nothing else.
 pub fn metrics_router(feed: Feed) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
@@ -110,7 +110,7 @@ fn typed(content_type: &'static str, body: Bytes) -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
-/// Compressed for clients that take that.
+/// Compressed for those who take that.
 fn compressible(headers: &HeaderMap, content_type: &'static str, body: &Body) -> Response {
     let gzip = accepts_gzip(headers).then(|| body.gzip());
     maybe_compressed(content_type, body, gzip)

@@ -1,7 +1,7 @@
 //! The socket on disk.
 //!
-//! Scope finds plugins by looking for sockets. One that no process listens on shows as a broken plugin, and two agents
-//! on one path would hide each other, so: a socket that no process listens on is replaced, one that a process listens on
+//! Scope finds plugins by looking for sockets. One that nobody listens on shows as a broken plugin, and two agents
+//! on one path would hide each other, so: a socket that nobody listens on is replaced, one that somebody listens on
 //! is never touched, and what was created is removed at the end, but only if it is still ours.
 //!
 //! An agent that is to stand by waits for the other one to leave ([`PluginSocket::take_over`]). Looking, making and removing
@@ -70,7 +70,7 @@ pub enum SocketError {
         option: &'static str,
         /// The socket.
         path: PathBuf,
-        /// The process that listens, if that can be seen from our PID namespace.
+        /// Who listens, if that can be seen from our PID namespace.
         pid: Option<i32>,
     },
     /// There is something that is no socket.
@@ -117,9 +117,9 @@ fn describe(pid: Option<i32>) -> String {
 pub enum SocketState {
     /// Nothing.
     Absent,
-    /// A socket that no process listens on.
+    /// A socket that nobody listens on.
     Stale,
-    /// A socket that a process listens on, which has this pid if it is in our PID namespace.
+    /// A socket that somebody listens on, who has this pid if it is in our PID namespace.
     Live(Option<i32>),
 }
 
@@ -154,9 +154,9 @@ impl SocketState {
                     .filter(|pid| *pid > 0);
                 Ok(Self::Live(pid))
             }
-            // Its queue is full: a process listens, if slowly.
+            // Its queue is full: somebody listens, if slowly.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Self::Live(None)),
-            // Reset: the process that listened left before it took us.
+            // Reset: who listened left before it took us.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -263,10 +263,10 @@ fn socket_id(path: &Path) -> io::Result<SocketId> {
 }
 
 impl BoundFile {
-    /// Listens at `path`, which `option` names. Also says whether there was a socket that no process listened on.
+    /// Listens at `path`, which `option` names. Also says whether there was a socket that nobody listened on.
     ///
     /// # Errors
-    /// When a process listens there, or something is in the way.
+    /// When somebody listens there, or something is in the way.
     pub(super) async fn bind(
         path: PathBuf,
         option: &'static str,
@@ -314,7 +314,7 @@ pub struct PluginSocket {
 
 impl Drop for PluginSocket {
     fn drop(&mut self) {
-        // An agent that comes now must not take a directory that is about to be removed.
+        // Who comes now must not take a directory that is about to be removed.
         self.held = match lock_directory(&self.plugin_dir.socket_dir()) {
             Ok(DirectoryLock::Held(held)) => Some(held),
             // It is about to bind, or to find our socket.
@@ -345,7 +345,7 @@ impl PluginSocket {
             dirs.create(&dir, 0o700, PLUGIN_DIR)?;
             match lock_directory(&dir).map_err(use_error)? {
                 DirectoryLock::Held(held) => break held,
-                // Not by blocking: the agent that holds it may need this thread to go on.
+                // Not by blocking: who holds it may need this thread to go on.
                 DirectoryLock::Others(_) => sleep(TAKE_OVER_PAUSE).await,
                 // An agent that left took it along.
                 DirectoryLock::Gone => {}
@@ -355,7 +355,7 @@ impl PluginSocket {
 
         let (file, listener, was_stale) = BoundFile::bind(plugin_dir.socket(), PLUGIN_DIR).await?;
         if was_stale {
-            // The agent that left its socket could not remove its directory either. Now it is ours to remove.
+            // Who left its socket could not remove its directory either. Now it is ours to remove.
             dirs.add(&dir);
         }
         drop(held);
@@ -378,7 +378,7 @@ impl PluginSocket {
         loop {
             match Self::claim(plugin_dir).await {
                 Ok((mut socket, listener)) => {
-                    // The agent that left could not remove it while we were about to come.
+                    // Who left could not remove it while we were about to come.
                     socket.dirs.add(&plugin_dir.socket_dir());
                     return Ok((socket, listener));
                 }
@@ -416,7 +416,7 @@ impl PluginSocket {
                     new.dirs.0.splice(0..0, left);
                     self = new;
                     obstacle.clear();
-                    // No server takes it: the agent is about to stop.
+                    // Nobody serves: the agent is about to stop.
                     let _stopping = listeners.send(listener).await;
                 }
                 Err(error @ SocketError::Deleted { .. }) => return Err(error),
@@ -479,8 +479,8 @@ fn make_private(dir: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Until the agent that listens at `path` closes our connection, which it does when it stops, and the kernel when it is
-/// killed. It also does so when it has waited long enough for a request; then it still listens.
+/// Until who listens at `path` closes our connection, which it does when it stops, and the kernel when it is killed. Also
+/// when it has waited long enough for a request; then there is still somebody.
 async fn until_left(path: &Path) {
     sleep(TAKE_OVER_PAUSE).await;
     let Ok(stream) = UnixStream::connect(path).await else {

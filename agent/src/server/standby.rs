@@ -22,7 +22,7 @@ use crate::config::{self, PluginDir};
 
 /// The option that says where our own socket is.
 const STANDBY_SOCKET: &str = "--standby-socket";
-/// An agent that stands by longer than this is not there to replace an agent that is about to stop.
+/// Who stands by longer than this is not there to replace an agent that is about to stop.
 const LONG: Duration = Duration::from_mins(10);
 
 /// Our own socket. When dropped, it and the directories made for it are removed.
@@ -108,7 +108,7 @@ impl SocketOwnership {
                 }
             }
         };
-        // No server takes it: the agent is about to stop.
+        // Nobody serves: the agent is about to stop.
         let _stopping = listeners.send(listener).await;
         serving.send_replace(true);
         socket.keep(listeners, shutdown).await
@@ -120,7 +120,7 @@ async fn stand_by(plugin_dir: &PluginDir) -> Result<(PluginSocket, UnixListener)
     let taken = tokio::select! {
         taken = &mut taking_over => taken,
         () = sleep(LONG) => {
-            warn!("still standing by after 10 minutes: is the other agent meant to keep running?");
+            warn!("still standing by: are there two agents on this host that are both to stay?");
             taking_over.await
         }
     };

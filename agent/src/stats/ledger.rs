@@ -328,7 +328,7 @@ mod tests {
             }
         }
 
-        /// Looks which processes are gone, then takes a reading.
+        /// Looks who is gone, then takes a reading.
         fn read(&self, ledger: &mut Ledger) {
             for owner in ledger.live_owners().collect::<Vec<_>>() {
                 if self.ended.contains(&owner) {
@@ -439,7 +439,7 @@ mod tests {
                 }
                 prop_assert!(ledger.processes().keys().all(|owner| ledger.is_live(owner)));
             }
-            // One tick sees which processes have ended, the next one closes the accounts.
+            // One tick sees who has ended, the next one closes the accounts.
             for _ in 0..2 {
                 world.read(&mut ledger);
                 deliver(world.retire(&mut ledger, None));

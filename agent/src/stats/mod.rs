@@ -30,15 +30,12 @@ pub enum Event {
     UnknownResponse,
     /// Something could not be counted.
     Lost(Loss),
-    /// A connection was accepted of which no byte could be read in either direction ([`Loss::ConnectionUnreadable`]).
-    UnreadableConnection,
 }
 
 impl Event {
     /// Reads [`CounterKey::code`].
     #[must_use]
     pub const fn from_code(code: u16) -> Self {
-        const UNREADABLE: u16 = LOST + Loss::ConnectionUnreadable as u16;
         if let Some(index) = code.checked_sub(LOST)
             && (index as usize) < Loss::ALL.len()
         {
@@ -47,7 +44,6 @@ impl Event {
         match code {
             REQUESTS => Self::Request,
             CODE_UNKNOWN => Self::UnknownResponse,
-            UNREADABLE => Self::UnreadableConnection,
             code => Self::Response(code),
         }
     }
@@ -60,17 +56,6 @@ impl Event {
             Self::Response(code) => code,
             Self::UnknownResponse => CODE_UNKNOWN,
             Self::Lost(loss) => LOST + loss as u16,
-            Self::UnreadableConnection => LOST + Loss::ConnectionUnreadable as u16,
-        }
-    }
-
-    /// What could not be counted or read, if it is about that and not about what was counted.
-    #[must_use]
-    pub const fn loss(self) -> Option<Loss> {
-        match self {
-            Self::Lost(loss) => Some(loss),
-            Self::UnreadableConnection => Some(Loss::ConnectionUnreadable),
-            Self::Request | Self::Response(_) | Self::UnknownResponse => None,
         }
     }
 }
@@ -151,14 +136,10 @@ mod tests {
     fn a_code_in_the_kernel_means_one_thing() {
         let losses = Loss::ALL.into_iter().map(Event::Lost);
         let responses = (100..=599).map(Event::Response);
-        for event in [
-            Event::Request,
-            Event::UnknownResponse,
-            Event::UnreadableConnection,
-        ]
-        .into_iter()
-        .chain(losses)
-        .chain(responses)
+        for event in [Event::Request, Event::UnknownResponse]
+            .into_iter()
+            .chain(losses)
+            .chain(responses)
         {
             assert_eq!(Event::from_code(event.code()), event);
         }

@@ -91,10 +91,6 @@ pub(crate) enum Ring {
     Message,
     /// As [`Ring::Socket`], by a worker of the kernel (`IOSQE_ASYNC`).
     Worker,
-    /// As [`Ring::Socket`], received into a buffer that the kernel chooses among those provided.
-    Provided,
-    /// `IORING_OP_READ_FIXED`, `IORING_OP_WRITE_FIXED`: the kernel has the buffer's pages beforehand.
-    Fixed,
 }
 
 /// No limit.
@@ -110,16 +106,6 @@ pub(crate) fn check(call: &str, result: isize) -> usize {
 fn check_int(call: &str, result: c_int) -> c_int {
     assert!(result >= 0, "{call}: {}", io::Error::last_os_error());
     result
-}
-
-/// Makes a call again while it is interrupted: the end of a ring may do that to the calls that follow.
-pub(crate) fn uninterrupted(mut call: impl FnMut() -> isize) -> isize {
-    loop {
-        let result = call();
-        if result >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return result;
-        }
-    }
 }
 
 fn would_block() -> bool {
@@ -183,7 +169,7 @@ pub(crate) fn write_all(fd: RawFd, mut bytes: &[u8]) {
 pub(crate) fn read_some(fd: RawFd, limit: usize) -> Vec<u8> {
     let mut bytes = vec![0; limit];
     // SAFETY: the buffer outlives the call.
-    let got = uninterrupted(|| unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) });
+    let got = unsafe { libc::read(fd, bytes.as_mut_ptr().cast(), bytes.len()) };
     bytes.truncate(check("read", got));
     bytes
 }
@@ -243,40 +229,7 @@ fn count(vectors: &[iovec]) -> c_int {
 /// Submits one operation and waits for its result.
 #[track_caller]
 fn run(operation: &squeue::Entry) -> usize {
-    run_in(&mut IoUring::new(4).expect("io_uring"), operation)
-}
-
-/// The same of one on the registered buffer 0, which is `start` and `len`.
-#[track_caller]
-fn run_fixed(start: *mut c_void, len: usize, operation: &squeue::Entry) -> usize {
     let mut ring = IoUring::new(4).expect("io_uring");
-    let buffer = iovec {
-        iov_base: start,
-        iov_len: len,
-    };
-    // SAFETY: the buffer outlives the ring.
-    unsafe { ring.submitter().register_buffers(&[buffer]) }.expect("IORING_REGISTER_BUFFERS");
-    run_in(&mut ring, operation)
-}
-
-/// Receives into a buffer that is provided beforehand.
-#[track_caller]
-fn receive_provided(fd: types::Fd, bytes: &mut [u8]) -> usize {
-    const GROUP: u16 = 1;
-    let mut ring = IoUring::new(4).expect("io_uring");
-    let len = u32::try_from(bytes.len()).expect("short");
-    let signed = i32::try_from(len).expect("short");
-    let provide = opcode::ProvideBuffers::new(bytes.as_mut_ptr(), signed, 1, GROUP, 0).build();
-    run_in(&mut ring, &provide);
-    let receive = opcode::Recv::new(fd, ptr::null_mut(), len)
-        .buf_group(GROUP)
-        .build()
-        .flags(squeue::Flags::BUFFER_SELECT);
-    run_in(&mut ring, &receive)
-}
-
-#[track_caller]
-fn run_in(ring: &mut IoUring, operation: &squeue::Entry) -> usize {
     // SAFETY: what the operation points to outlives it: its end is waited for.
     unsafe { ring.submission().push(operation).expect("room in the ring") };
     ring.submit_and_wait(1).expect("io_uring_enter");
@@ -403,11 +356,6 @@ impl Receive {
                     Ring::Worker => opcode::Recv::new(fixed, start.cast(), short)
                         .build()
                         .flags(squeue::Flags::ASYNC),
-                    Ring::Provided => return receive_provided(fixed, bytes),
-                    Ring::Fixed => {
-                        let read = opcode::ReadFixed::new(fixed, start.cast(), short, 0).build();
-                        return run_fixed(start, len, &read);
-                    }
                 });
             }
         };
@@ -560,15 +508,11 @@ impl Send {
                         let count = u32::try_from(vectors.len()).expect("few");
                         opcode::Writev::new(fixed, vectors.as_ptr(), count).build()
                     }
-                    Ring::Socket | Ring::Provided => opcode::Send::new(fixed, start, short).build(),
+                    Ring::Socket => opcode::Send::new(fixed, start, short).build(),
                     Ring::Message => opcode::SendMsg::new(fixed, &raw const message).build(),
                     Ring::Worker => opcode::Send::new(fixed, start, short)
                         .build()
                         .flags(squeue::Flags::ASYNC),
-                    Ring::Fixed => {
-                        let write = opcode::WriteFixed::new(fixed, start, short, 0).build();
-                        return run_fixed(start.cast_mut().cast(), bytes.len(), &write);
-                    }
                 })
             }
             other => unreachable!("{other:?} is sent by `all`"),

@@ -207,8 +207,6 @@ pub(crate) struct Case {
     pub(crate) exceptions: Vec<Exception>,
     /// Its processes exit before they are looked at: they are known by their cgroup.
     pub(crate) exits: bool,
-    /// Its connections of which nothing can be read.
-    pub(crate) unreadable: fn(&Mode) -> u64,
 }
 
 /// A case of one conversation, by plain calls over TCP.
@@ -224,7 +222,6 @@ pub(crate) fn dialogue(row: u8, name: impl Into<String>, turns: Vec<Turn>) -> Ca
         },
         exceptions: Vec::new(),
         exits: false,
-        unreadable: |_| 0,
     }
 }
 
@@ -279,11 +276,6 @@ impl Case {
         if let Some(exception) = self.exceptions.last_mut() {
             exception.have_owner = false;
         }
-        self
-    }
-
-    pub(crate) fn unreadable(mut self, connections: fn(&Mode) -> u64) -> Self {
-        self.unreadable = connections;
         self
     }
 

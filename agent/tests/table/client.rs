@@ -88,11 +88,6 @@ impl Client {
         );
     }
 
-    /// Closes the connection.
-    pub(crate) fn close(&mut self) {
-        self.socket = None;
-    }
-
     /// The server must close the connection.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {
@@ -118,14 +113,9 @@ impl Client {
                     self.expect_end();
                     self.socket();
                 }
-                Turn::AgentStarts => self.tell("the agent has started"),
+                Turn::AgentStarts => say(self.control.as_raw_fd(), "the agent has started"),
             }
         }
-    }
-
-    /// Tells the server something it waits for.
-    pub(crate) fn tell(&self, text: &str) {
-        say(self.control.as_raw_fd(), text);
     }
 
     /// Waits for the server to say this, and keeps what it says about requests and responses meanwhile.

@@ -26,7 +26,6 @@ mod processes;
 mod server;
 mod shapes;
 mod slow_arrival;
-mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -62,7 +61,6 @@ fn cases() -> Vec<Case> {
     cases.extend(processes::cases());
     cases.extend(foreign::cases());
     cases.extend(endings::cases());
-    cases.extend(unreadable::cases());
     cases
 }
 
@@ -464,7 +462,6 @@ impl<'a> Table<'a> {
             }
         }
 
-        let expected_unreadable = (case.unreadable)(mode);
         let pids: BTreeSet<u32> = truth.keys().copied().collect();
         let all_count = exception.is_none() && cgroup.is_none() && before == Counts::default();
         let lost: BTreeMap<String, u64> = exception
@@ -490,17 +487,15 @@ impl<'a> Table<'a> {
             let found_losses = totals.loss_counts();
             let cgroup = cgroup.as_ref().map(|it| it.path.as_str());
             let owned = totals.losses_of(&pids, cgroup);
-            let unreadable = totals.connections_unreadable(&pids);
             let agrees = counted == expected
-                && unreadable == expected_unreadable
                 && found_losses == expected_losses
                 && owned == lost
                 && by_process.is_empty();
-            (agrees, counted, found_losses, by_process, owned, unreadable)
+            (agrees, counted, found_losses, by_process, owned)
         };
         // What the end of a connection tells comes when the kernel has its last segment, which may be after the case.
         let deadline = Instant::now() + SETTLED;
-        let (agrees, counted, found_losses, by_process, owned, unreadable) = loop {
+        let (agrees, counted, found_losses, by_process, owned) = loop {
             let seen = look();
             if seen.0 || Instant::now() > deadline {
                 break seen;
@@ -534,12 +529,6 @@ impl<'a> Table<'a> {
             );
             if owned != lost {
                 let _ = write!(difference, ", lost {lost:?} but of its processes {owned:?}");
-            }
-            if unreadable != expected_unreadable {
-                let _ = write!(
-                    difference,
-                    ", {unreadable} connections unreadable instead of {expected_unreadable}"
-                );
             }
             if !by_process.is_empty() {
                 let _ = write!(difference, ", by process {truth:?} but counted {by_process:?}");

@@ -47,9 +47,7 @@ pub(crate) fn be_impatient(fd: RawFd) {
 /// One message over a `SOCK_SEQPACKET` socket.
 pub(crate) fn say(control: RawFd, text: &str) {
     // SAFETY: the text outlives the call.
-    let sent = calls::uninterrupted(|| unsafe {
-        libc::send(control, text.as_ptr().cast(), text.len(), libc::MSG_NOSIGNAL)
-    });
+    let sent = unsafe { libc::send(control, text.as_ptr().cast(), text.len(), libc::MSG_NOSIGNAL) };
     calls::check("send", sent);
 }
 
@@ -160,24 +158,19 @@ impl Server {
     }
 
     pub(crate) fn accept(&self) -> OwnedFd {
-        let listener = self.listener.as_raw_fd();
-        let socket = calls::uninterrupted(|| {
-            // SAFETY: null pointers ask for no address.
-            let socket = unsafe {
-                libc::accept4(
-                    listener,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    libc::SOCK_CLOEXEC,
-                )
-            };
-            socket as isize
-        });
-        let socket = RawFd::try_from(calls::check("accept", socket)).expect("a descriptor");
-        be_impatient(socket);
-        calls::set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
-        // SAFETY: the descriptor is ours alone.
-        unsafe { OwnedFd::from_raw_fd(socket) }
+        // SAFETY: null pointers ask for no address; the descriptor is ours alone.
+        unsafe {
+            let socket = libc::accept4(
+                self.listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            );
+            assert!(socket >= 0, "accept: {}", std::io::Error::last_os_error());
+            be_impatient(socket);
+            calls::set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+            OwnedFd::from_raw_fd(socket)
+        }
     }
 
     fn play(&self, case: &Case, turns: &[Turn]) {

@@ -78,7 +78,7 @@ pub const DEFAULT_STATUS_CODES: [i32; 16] = [
 // API servers before 1.25 drop these rules without a word; `controller::validate` knows them too.
 #[x_kube(
     validation = Rule::new("self.historySeconds >= self.intervalSeconds")
-        .message("historySeconds: must be at least intervalSeconds, or no sample is reported"),
+        .message("historySeconds: must be at least intervalSeconds, or no measurement is reported"),
     validation = Rule::new("!has(self.nodeSelector) || !('kubernetes.io/os' in self.nodeSelector) || self.nodeSelector['kubernetes.io/os'] == 'linux'")
         .message("nodeSelector: agents run on Linux only; leave kubernetes.io/os out"),
 )]
@@ -115,9 +115,9 @@ pub struct HttpStatisticsSpec {
     pub resources: Resources,
 
     /// How running agents are replaced when a change needs that. Unless `maxSurge` or `maxUnavailable` says otherwise, a new
-    /// agent starts beside the old one and takes over, so that nothing is missed, on 10% of the nodes at a time. Before
-    /// Kubernetes 1.22, and where agents use a port of the node, surge agents from a second `DaemonSet` serve during the
-    /// change, on all of the nodes.
+    /// agent starts beside the old one and takes over, so that nothing is missed, on 10% of the nodes at a time. API servers
+    /// before Kubernetes 1.22 cannot do that, nor can any where the agents have a port in the node's network: there agents of
+    /// a second `DaemonSet` stand in meanwhile, on all of the nodes.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
 
@@ -129,12 +129,12 @@ pub struct HttpStatisticsSpec {
     #[serde(default)]
     pub attach_mode: AttachMode,
 
-    /// Seconds between two samples. Every rate is taken over the time that really passed between them.
+    /// Seconds between two measurements. Every rate is taken over the time that really passed between them.
     #[serde(default = "default_interval_seconds")]
     #[schemars(range(min = 1, max = 60))]
     pub interval_seconds: i32,
 
-    /// How far back, in seconds, the samples in each report reach: the length of the graphs in Scope.
+    /// How far back, in seconds, the measurements in each report reach: the length of the graphs in Scope.
     #[serde(default = "default_history_seconds")]
     #[schemars(range(min = 1, max = 600))]
     pub history_seconds: i32,
@@ -253,7 +253,7 @@ pub enum SecurityMode {
     /// Privileged containers: works wherever eBPF does.
     #[default]
     Privileged,
-    /// Only the capabilities that the agent needs. The agent does not start where kernel or container runtime demands more.
+    /// Only the capabilities that the agent needs. Nodes whose kernel or container runtime wants more cannot run it.
     Capabilities,
 }
 
@@ -283,7 +283,7 @@ pub struct Namespaces {
     )]
     pub include: Vec<String>,
 
-    /// Leave out pods in these namespaces. A namespace may not be in both lists.
+    /// Leave out pods in these namespaces. None of them may be included, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 256),
@@ -318,8 +318,8 @@ pub enum HostId {
     /// The name of the node in Kubernetes: what Scope's 1.13.2 manifests make its probe use (`SCOPE_HOSTNAME`).
     #[default]
     NodeName,
-    /// The node's own host name: what Scope's probe uses where `SCOPE_HOSTNAME` is not set. The agents then run in the
-    /// node's network, since outside that network a pod has another host name.
+    /// The node's own host name: what Scope's probe uses where `SCOPE_HOSTNAME` is not set. The agents then run in
+    /// the node's network, since a pod of its own network has a host name of its own.
     Hostname,
 }
 
@@ -372,7 +372,7 @@ pub struct HttpStatisticsStatus {
     )]
     pub hooks: Vec<HookCount>,
 
-    /// Up to ten nodes without a working agent, sorted by name, each with the agent's last message if there is one.
+    /// Nodes whose agent does not work and why, in the agent's own words where it had any. Ten at most, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 10),

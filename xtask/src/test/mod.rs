@@ -325,12 +325,12 @@ fn do_work(
     } = work;
     let directory = results.join(tier.to_string());
     let begin = Instant::now();
-    let (watched, files) = match &task {
-        Task::Step(_) => (directory.clone(), Some(name.clone())),
-        Task::Guest(plan) => (directory.join(&plan.name), None),
+    let watched = match &task {
+        Task::Step(_) => directory.clone(),
+        Task::Guest(plan) => directory.join(&plan.name),
     };
     let label = format!("{tier} {name}");
-    progress.start(&label, watched, files, expected);
+    progress.start(&label, watched, expected);
     let verdicts = match task {
         Task::Step(step) => step().and_then(|step| Ok(vec![step::run(&step, &directory, niceness)?])),
         Task::Guest(mut plan) => {

@@ -30,8 +30,8 @@ struct Running {
     since: Instant,
     /// Where its results appear.
     directory: PathBuf,
-    /// The name of its files there; all are its own if there is none.
-    files: Option<String>,
+    /// Results that were there before it, of others.
+    before: usize,
     expected: usize,
 }
 
@@ -59,14 +59,14 @@ impl Progress {
         self.locked().left += count;
     }
 
-    /// Something begins whose results appear in the files of this name in the directory, or in all that is there.
-    pub(crate) fn start(&self, label: &str, directory: PathBuf, files: Option<String>, expected: usize) {
+    pub(crate) fn start(&self, label: &str, directory: PathBuf, expected: usize) {
+        let before = count(&directory);
         let mut state = self.locked();
         state.left = state.left.saturating_sub(1);
         let running = Running {
             since: Instant::now(),
             directory,
-            files,
+            before,
             expected,
         };
         state.running.insert(label.to_owned(), running);
@@ -109,7 +109,7 @@ impl Running {
     fn line(&self, label: &str) -> String {
         let seconds = self.since.elapsed().as_secs();
         if self.expected > 1 {
-            let count = count(&self.directory, self.files.as_deref());
+            let count = count(&self.directory).saturating_sub(self.before);
             format!("{label} {count} of {} ({seconds} s)", self.expected)
         } else {
             format!("{label} ({seconds} s)")
@@ -117,14 +117,13 @@ impl Running {
     }
 }
 
-/// Results so far in a directory, in the files of this name or in all.
-fn count(directory: &Path, files: Option<&str>) -> usize {
+/// Results in a directory so far.
+fn count(directory: &Path) -> usize {
     fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| files.is_none_or(|name| path.file_stem().is_some_and(|stem| stem == name)))
         .map(|path| match path.extension().and_then(|it| it.to_str()) {
             Some("jsonl") => results::records(&path).map_or(0, |it| it.len()),
             Some("stdout") => results::libtest_events(&path).map_or(0, |it| it.len()),

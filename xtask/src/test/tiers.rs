@@ -91,7 +91,7 @@ const UNIFIED: &str = "6.12";
 const PRIVILEGED: &str = "privileged";
 
 /// The operator's integration tests.
-const OPERATOR_TESTS: &str = "operator::it";
+const OPERATOR_TESTS: &str = "scope-http-statistics-operator::it";
 
 /// Test binaries, and modules of the operator's tests, in which nobody speaks HTTP over sockets: agents that run at the same
 /// time count nothing of them.

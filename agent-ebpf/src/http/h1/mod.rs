@@ -15,7 +15,7 @@ use super::{
     connection::Connection,
     direction::{RECEIVED, SENT},
     event::Event,
-    window::{ByteSet, Window},
+    window::{Bytes, Window},
 };
 use headers::head_end;
 use message::{Stream, flag, stage};
@@ -32,7 +32,7 @@ pub(super) const fn word(text: [u8; 8]) -> u64 {
 }
 
 /// What a header line that matters begins with: the names that are looked for, or the end of the head.
-const INTERESTING: ByteSet = ByteSet::with(b"ct\r\n");
+const INTERESTING: Bytes = Bytes::with(b"ct\r\n");
 
 impl Stream {
     /// Leaves the stages before a line for the one that takes it, so that the same step goes on there.
@@ -90,7 +90,7 @@ fn look<const DIRECTION: bool>(connection: &mut Connection, window: &mut Window)
             let before = if stream.stage() == stage::LINE_REST {
                 INTERESTING
             } else {
-                ByteSet::ALL
+                Bytes::ALL
             };
             let found = window.find_line_feed(before);
             if DIRECTION == RECEIVED && stream.stage() == stage::TARGET {

@@ -83,9 +83,7 @@ impl Counted {
         }
         self.requests += usize::from(event.is_answered());
         if let Some(index) = event.loss_index() {
-            let loss = Loss::ALL.get(index as usize);
-            self.losses
-                .push(loss.copied().unwrap_or(Loss::ConnectionUnreadable));
+            self.losses.push(Loss::ALL[index as usize]);
         }
     }
 }
@@ -102,15 +100,6 @@ impl Conversation {
     pub(super) fn opened() -> Self {
         let mut connection = Connection::new(0, true);
         connection.set_positions(0, 0);
-        connection.set_accepted();
-        Self::new(connection)
-    }
-
-    /// By the process itself: it is the client.
-    pub(super) fn opened_by_us() -> Self {
-        let mut connection = Connection::new(0, true);
-        connection.set_positions(0, 0);
-        connection.ignore();
         Self::new(connection)
     }
 

@@ -21,7 +21,7 @@ use core::arch::asm;
 
 use crate::kernel::{
     connections,
-    flags::MSG_PEEK,
+    flags::{MSG_PEEK, MSG_TRUNC},
     iovec::Data,
     layout::setting,
     memory::{Access as _, Load, field},
@@ -86,7 +86,7 @@ pub fn tcp_recvmsg(ctx: FExitContext) -> u32 {
             sock: ctx.arg(0),
             count,
         }
-        .read::<Load>(&ctx, |_| Data::Message(message).received(flags));
+        .read::<Load>(&ctx, |_| received(Data::Message(message), flags));
     }
     0
 }
@@ -271,4 +271,14 @@ pub fn unix_release(ctx: FEntryContext) -> u32 {
         connections::close(sock);
     }
     0
+}
+
+/// Where the bytes of a TCP receive call are, if it has not thrown them away.
+#[inline(always)]
+pub fn received(data: Data, flags: u32) -> Data {
+    if flags & MSG_TRUNC != 0 {
+        Data::Discarded
+    } else {
+        data
+    }
 }

@@ -22,6 +22,7 @@ use crate::kernel::{
     counters::lose,
     dispatcher::abandon,
     flags::MSG_PEEK,
+    hooks::fexit::received,
     iovec::Data,
     layout::setting,
     memory::{Helper, field},
@@ -183,7 +184,7 @@ fn release<const RECEIVES: bool>(ctx: &ProbeContext) -> Option<()> {
     }
     let data = match call.message {
         0 => Data::Unreadable(Loss::UnreadablePages),
-        message if RECEIVES => Data::Message(message).received(call.flags),
+        message if RECEIVES => received(Data::Message(message), call.flags),
         message => Data::Message(message),
     };
     moved::<RECEIVES>(ctx, program, call.sock, transferred, data);

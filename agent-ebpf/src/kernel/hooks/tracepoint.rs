@@ -26,8 +26,8 @@ use crate::kernel::{
     program::Program,
     reentry,
     registers::{SystemCall, current_system_call, system_call},
-    transfer::{Transfer, finish, messages_unseen},
-    transport::socket::{self, Socket, TCP_CLOSE_WAIT, TCP_ESTABLISHED},
+    transfer::{Transfer, messages_unseen},
+    transport::socket::{self, Socket},
 };
 
 const S_IFMT: u16 = 0o170_000;
@@ -37,26 +37,6 @@ const S_IFSOCK: u16 = 0o140_000;
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
     connections::close_tcp(ctx.arg(0));
-    0
-}
-
-/// `inet_sock_set_state(struct sock *sk, int oldstate, int newstate)`: the process is done with a TCP socket, whatever the hook. If
-/// that has not seen one call on it, this is where it shows: because no program can see what moved its bytes, or because the
-/// kernel left out the programs at the few calls of a short connection.
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
-    const FIN_WAIT1: u8 = 4;
-    const CLOSE: u8 = 7;
-    const LAST_ACK: u8 = 9;
-    let (sock, before, after): (u64, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    if matches!(before as u8, TCP_ESTABLISHED | TCP_CLOSE_WAIT) && socket::is_tcp(sock) == Some(true) {
-        match after as u8 {
-            FIN_WAIT1 | LAST_ACK => finish(sock, true),
-            // A reset comes in whatever task is interrupted.
-            CLOSE => finish(sock, false),
-            _ => {}
-        }
-    }
     0
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Options {
     /// Print what is known now, and end
     #[arg(long)]
     once: bool,
-    /// Print each new sample in this format instead of the live screen; JSON: one document per line [default: table,
+    /// Print this instead of the live screen, each time there is news; JSON is one document a line [default: table,
     /// where there is no terminal]
     #[arg(long, value_enum)]
     output: Option<Output>,
@@ -58,7 +58,7 @@ pub(super) struct Options {
 /// Where overviews come from.
 enum Source {
     Agent(Client),
-    /// There is no agent. The sender is held for what waits for changes.
+    /// There is no agent. The sender is held for those who wait for changes.
     Attached(
         Box<Counting>,
         #[expect(dead_code, reason = "held, as the comment says")] watch::Sender<crate::config::Live>,

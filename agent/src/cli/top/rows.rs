@@ -1,4 +1,4 @@
-//! What the rows of the table are: everything by process, container or pod, in an order, and what is left out. Pure.
+//! What the rows of the table are: everyone by process, container or pod, in an order, and who is left out. Pure.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -289,7 +289,6 @@ mod tests {
                 losses: BTreeMap::new(),
                 requests,
                 responses: [(code.to_owned(), requests)].into(),
-                connections_unreadable: 0,
             },
             request_rates: vec![rate, rate / 2.0],
             response_rates: [(code.to_owned(), rate / 2.0)].into(),

@@ -1,7 +1,7 @@
 //! When agents may be replaced, and when the surge may leave.
 //!
 //! Where Kubernetes takes an old agent away before the new one starts, agents of a second `DaemonSet`, the surge, serve
-//! meanwhile (docs/adr/0005-surge-agents.md). Pure: what is done follows from the objects that are there. So the operator may stop
+//! meanwhile (docs/adr/0005-stand-ins.md). Pure: what is done follows from the objects that are there. So the operator may stop
 //! at any time, and the spec may change at any time.
 //!
 //! Two rules keep each node served:

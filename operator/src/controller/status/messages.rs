@@ -49,14 +49,14 @@ pub(super) fn rollout(nodes: NodeCounts, surge: &SurgeState) -> String {
             text
         }
         SurgeState::Present if updated >= desired && ready >= desired => {
-            "every agent is of the current spec; the surge agents are leaving".to_owned()
+            "every agent is of the current spec; those that stood in are leaving".to_owned()
         }
         SurgeState::None | SurgeState::Present if desired == 0 => {
             "Kubernetes has not taken up the change yet".to_owned()
         }
         SurgeState::None => format!("{updated} of {desired} nodes have the current agent, {ready} are ready"),
         SurgeState::Present => format!(
-            "{updated} of {desired} nodes have the current agent, {ready} are ready; surge agents serve on the others"
+            "{updated} of {desired} nodes have the current agent, {ready} are ready; another one stands in on the others"
         ),
     }
 }

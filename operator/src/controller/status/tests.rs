@@ -216,12 +216,12 @@ fn a_rollout_is_under_way_as_long_as_there_is_a_surge() {
         (
             &halfway,
             SurgeState::Present,
-            Some("1 of 3 nodes have the current agent, 2 are ready; surge agents serve on the others"),
+            Some("1 of 3 nodes have the current agent, 2 are ready; another one stands in on the others"),
         ),
         (
             &done,
             SurgeState::Present,
-            Some("every agent is of the current spec; the surge agents are leaving"),
+            Some("every agent is of the current spec; those that stood in are leaving"),
         ),
         (&done, SurgeState::None, None),
     ];

@@ -12,7 +12,7 @@ use crate::api::v1alpha1::{LogLevel, Namespaces, Processes};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AgentConfiguration {
-    /// Time between samples, such as `1s`.
+    /// Time between measurements, such as `1s`.
     pub(crate) interval: String,
     /// How far back a report reaches.
     pub(crate) history: String,

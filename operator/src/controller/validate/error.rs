@@ -125,14 +125,14 @@ pub enum Error {
         /// The most that is allowed.
         max: i32,
     },
-    /// The history would hold no sample.
+    /// The window would hold no measurement.
     #[error(
-        "spec.historySeconds: {history} is less than intervalSeconds, {interval}: no sample would be reported"
+        "spec.historySeconds: {history} is less than intervalSeconds, {interval}: no measurement would be reported"
     )]
     HistoryBelowInterval {
-        /// The history, in seconds.
+        /// The window, in seconds.
         history: i32,
-        /// Time between samples, in seconds.
+        /// Time between measurements, in seconds.
         interval: i32,
     },
     /// Agents refuse such a file.

@@ -438,7 +438,7 @@ async fn the_surge_comes_and_goes_while_agents_are_replaced_whatever_fails_meanw
     let gone = |api: &ApiServer| api.get(SURGE).is_none().then_some(());
     controller.until("the surge leaves", gone).await;
     let told = controller.condition("Progressing", "RollingOut").await;
-    assert!(told.contains("the surge agents are leaving"), "{told}");
+    assert!(told.contains("those that stood in are leaving"), "{told}");
     api.delete(BESIDE);
     controller.condition("Progressing", "RolledOut").await;
 

@@ -197,7 +197,7 @@ fn the_operators_rights_are_few_and_each_rule_has_a_reason() {
                 .all(|words| words.iter().all(|word| word != "*")),
             "{rule:?}"
         );
-        // The operator deletes only surge agents; Kubernetes deletes the rest, by owner references.
+        // Owner references make Kubernetes delete, but for agents that stood in for others.
         let deletes = rule.verbs.iter().any(|verb| verb.starts_with("delete"));
         let of_daemon_sets = rule.resources == Some(vec!["daemonsets".to_owned()]);
         assert!(!deletes || of_daemon_sets, "{rule:?}");
